@@ -1,0 +1,71 @@
+"""Build and install dap_led_ros (ament_python); CONTRIBUTING.md says more of the libraries."""
+
+from glob import glob
+
+from setuptools import find_packages, setup
+
+package_name = 'dap_led_ros'
+
+# Only ONE of the extras `cpu` and `gpu`: both wheels own the folder onnxruntime/ and overwrite
+# each other. OpenCV likewise: one wheel, the headless one. `dap-led doctor` finds a mixed install.
+opencv = ['opencv-python-headless>=4.8,<6']
+extras = {
+    'cpu': ['onnxruntime>=1.17,<2', *opencv],  # the network on a CPU; images and video
+    'gpu': ['onnxruntime-gpu>=1.17,<2', *opencv],  # the same with CUDA
+    'bags': ['rosbags>=0.10,<0.12'],  # reads rosbag2 folders without a ROS installation
+    'ros': [  # ROS 2 itself, for machines that have none (CPython 3.10 to 3.13, x86_64)
+        'ros-kilted-rclpy',
+        'ros-kilted-sensor-msgs',
+        'ros-kilted-rmw-fastrtps-cpp',
+    ],
+    'train': [
+        'torch>=2.4,<3',  # networks and training
+        'torchmetrics>=1.4,<2',  # PSNR and SSIM with pinned conventions
+        'onnx>=1.16,<2',  # export
+        'onnxscript>=0.2,<1',  # the exporter of torch
+        'safetensors>=0.4,<1',  # weights that execute nothing when loaded
+        'pyyaml>=6,<7',  # training configurations
+    ],
+    'test': ['pytest>=7,<10', 'pyyaml>=6,<7'],
+    'lint': ['ruff>=0.6,<1'],
+}
+
+setup(
+    name=package_name,
+    version='0.1.0',
+    description='Joint low-light enhancement and deblurring of camera topics (DAP-LED) for ROS 2',
+    license='Apache-2.0',
+    maintainer='dap_led_ros developers',
+    maintainer_email='maintainers@dap-led-ros.invalid',
+    python_requires='>=3.10',
+    packages=[
+        *find_packages(include=[package_name, f'{package_name}.*']),
+        'dap_led_training',
+        *(f'dap_led_training.{name}' for name in find_packages('training')),
+    ],
+    # Only this name: mapping dap_led_ros too would break `colcon build --symlink-install`.
+    package_dir={'dap_led_training': 'training'},
+    package_data={
+        package_name: ['py.typed', 'weights/*', 'sample/*'],
+        'dap_led_training': ['configs/*.yaml'],
+    },
+    data_files=[
+        ('share/ament_index/resource_index/packages', [f'resource/{package_name}']),
+        (f'share/{package_name}', ['package.xml']),
+        (f'share/{package_name}/launch', glob('launch/*.launch.py')),
+        (f'share/{package_name}/config', glob('config/*')),
+    ],
+    zip_safe=False,
+    install_requires=[
+        'setuptools',
+        'numpy>=1.23,<3',  # frames
+        'tqdm>=4.60,<5',  # progress bars
+    ],
+    extras_require=extras,
+    entry_points={
+        'console_scripts': [
+            'dap-led = dap_led_ros.cli:main',
+            'enhance_node = dap_led_ros.nodes.enhance_node:main',
+        ],
+    },
+)
