@@ -1,0 +1,1 @@
+"""Networks in pure torch: no file, no ROS, no command line. One file per network."""

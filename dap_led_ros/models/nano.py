@@ -1,0 +1,120 @@
+"""nano: the real-time network, joint low-light enhancement and deblurring on a CPU.
+
+A residual U-Net of plain 3x3 convolutions that works at 1/4, 1/8 and 1/16 of the frame's size,
+because on a CPU memory traffic at full resolution costs more than arithmetic. Three choices keep
+the frame clean:
+
+* The last layer runs at 1/2 resolution, after a 2x pixel shuffle, so that neighbouring 4x4 cells
+  share receptive fields: no 4x4 grid in flat areas.
+* Its hidden features see the half-size frame through a 3x3 convolution, so that fine detail need
+  not pass through the narrow 1/4 trunk.
+* It predicts a gain (one per colour and 2x2 cell) and a residual (one per pixel): the enhanced
+  frame is ``frame * (1 + gain) + residual``. With both at zero a good frame is unchanged.
+
+One channel attention over the whole frame (simplified channel attention of NAFNet, Chen et al.
+2022, section 3.3) tells the trunk how dark the scene is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+SIZE_MULTIPLE = 16
+"""Inside the network height and width are multiples of this; forward() pads and crops."""
+
+
+@dataclass(frozen=True)
+class NanoConfig:
+    """Widths and numbers of residual blocks at 1/4, 1/8 and 1/16 of the frame's size."""
+
+    widths: tuple[int, int, int] = (32, 64, 128)
+    encoder_blocks: tuple[int, int, int] = (1, 1, 3)
+    decoder_blocks: tuple[int, int] = (2, 2)
+    """At 1/4 and at 1/8."""
+    detail_width: int = 16
+    """Features of the last layer, at 1/2 of the frame's size."""
+
+
+PRESETS: dict[str, NanoConfig] = {
+    'nano': NanoConfig(),
+    'nano-tiny': NanoConfig((8, 8, 16), (1, 1, 1), (1, 1), 4),
+}
+"""`nano` ships; `nano-tiny` is for tests."""
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(relu(conv(x))), 3x3, without normalisation."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, width, H, W) to the same shape."""
+        return x + self.conv2(functional.relu(self.conv1(x)))
+
+
+def _blocks(width: int, count: int) -> nn.Sequential:
+    return nn.Sequential(*(ResidualBlock(width) for _ in range(count)))
+
+
+class Nano(nn.Module):
+    """The network; see the module's description.
+
+    Input and output: (B, 3, H, W), RGB, [0, 1], any H and W >= 16. The output is not clamped, so
+    that training has a gradient everywhere; clamp it before showing it.
+    """
+
+    def __init__(self, config: NanoConfig = PRESETS['nano']) -> None:
+        super().__init__()
+        self.config = config
+        w4, w8, w16 = config.widths
+        n4, n8, n16 = config.encoder_blocks
+        # A 6x6 convolution of stride 2 on the half-size frame equals PixelUnshuffle(2) and a 3x3
+        # convolution, without writing the unshuffled frame to memory.
+        self.stem = nn.Conv2d(12, w4, 6, stride=2, padding=2)
+        self.encoder4 = _blocks(w4, n4)
+        self.down8 = nn.Conv2d(w4, w8, 3, stride=2, padding=1)
+        self.encoder8 = _blocks(w8, n8)
+        self.down16 = nn.Conv2d(w8, w16, 3, stride=2, padding=1)
+        self.encoder16 = _blocks(w16, n16)
+        self.attention = nn.Conv2d(w16, w16, 1)
+        self.up8 = nn.Conv2d(w16, w8 * 4, 1)
+        self.decoder8 = _blocks(w8, config.decoder_blocks[1])
+        self.up4 = nn.Conv2d(w8, w4 * 4, 1)
+        self.decoder4 = _blocks(w4, config.decoder_blocks[0])
+        self.up2 = nn.Conv2d(w4, config.detail_width * 4, 1)
+        self.detail = nn.Conv2d(12, config.detail_width, 3, padding=1)
+        self.head = nn.Conv2d(config.detail_width, 3 + 12, 3, padding=1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, frame: Tensor) -> Tensor:
+        """Enhance (B, 3, H, W) in [0, 1]; returns the same shape."""
+        height, width = frame.shape[-2:]
+        padded = functional.pad(
+            frame,
+            (0, -width % SIZE_MULTIPLE, 0, -height % SIZE_MULTIPLE),
+            mode='replicate',
+        )
+        return self._forward_padded(padded)[..., :height, :width]
+
+    def _forward_padded(self, frame: Tensor) -> Tensor:
+        half = functional.pixel_unshuffle(frame, 2)  # (B, 12, H/2, W/2): colour-major 2x2 cells
+
+        x4 = self.encoder4(functional.relu(self.stem(half)))
+        x8 = self.encoder8(functional.relu(self.down8(x4)))
+        x16 = self.encoder16(functional.relu(self.down16(x8)))
+        x16 = x16 * self.attention(x16.mean((2, 3), keepdim=True))
+
+        x8 = self.decoder8(functional.pixel_shuffle(self.up8(x16), 2) + x8)
+        x4 = self.decoder4(functional.pixel_shuffle(self.up4(x8), 2) + x4)
+
+        x2 = functional.pixel_shuffle(self.up2(x4), 2) + self.detail(half)
+        gain, residual = self.head(functional.relu(x2)).split((3, 12), dim=1)
+        enhanced = half * (1 + gain).repeat_interleave(4, dim=1) + residual
+        return functional.pixel_shuffle(enhanced, 2)

@@ -1,0 +1,51 @@
+"""YAML files into typed dataclasses; an unknown key is an error that names the nearest one."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+T = TypeVar('T')
+
+
+def load(path: str | Path, kind: type[T]) -> T:
+    """Read a YAML mapping into the dataclass `kind`, nested dataclasses and lists included.
+
+    :raises ValueError: an unknown key, a missing one, or a value of the wrong shape.
+    """
+    return build(yaml.safe_load(Path(path).read_text()) or {}, kind, str(path))
+
+
+def build(values: Any, kind: Any, where: str) -> Any:
+    """Turn plain YAML values into `kind`; `where` names the place in error messages."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(values, dict):
+            raise ValueError(f'{where}: expected a mapping of {kind.__name__}, got {values!r}')
+        hints = typing.get_type_hints(kind)
+        for key in values:
+            if key not in hints:
+                near = difflib.get_close_matches(str(key), hints, n=1, cutoff=0)
+                raise ValueError(f'{where}: no key {key!r}; did you mean {near[0]!r}?')
+        try:
+            return kind(**{k: build(v, hints[k], f'{where}: {k}') for k, v in values.items()})
+        except TypeError as error:
+            raise ValueError(f'{where}: {error}') from None
+    if origin is list:
+        if not isinstance(values, list):
+            raise ValueError(f'{where}: expected a list, got {values!r}')
+        return [build(v, arguments[0], f'{where}[{i}]') for i, v in enumerate(values)]
+    if origin is tuple:
+        if not isinstance(values, list) or len(values) != len(arguments):
+            raise ValueError(f'{where}: expected {len(arguments)} values, got {values!r}')
+        return tuple(build(v, a, where) for v, a in zip(values, arguments))
+    if kind is float and isinstance(values, int) and not isinstance(values, bool):
+        return float(values)
+    if not isinstance(values, kind) or (kind is int and isinstance(values, bool)):
+        raise ValueError(f'{where}: expected {kind.__name__}, got {values!r}')
+    return values

@@ -1,0 +1,118 @@
+"""Sharp photographs from folders, and night-blur batches made from them on the fly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from dap_led_training.degradation.night_blur import NightBlurConfig, degrade, margin
+
+IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
+
+
+def find_photographs(
+    folders: list[str], validation: bool, validation_every: int = 8
+) -> list[Path]:
+    """Photographs of all folders: every `validation_every`-th of each (by name) validates.
+
+    :raises FileNotFoundError: a folder is missing or has no picture.
+    """
+    found: list[Path] = []
+    for folder in folders:
+        names = sorted(p for p in Path(folder).rglob('*') if p.suffix.lower() in IMAGE_SUFFIXES)
+        if not names:
+            raise FileNotFoundError(f'no photographs in {folder}: give folders of .jpg or .png')
+        found += [p for i, p in enumerate(names) if (i % validation_every == 0) == validation]
+    return found
+
+
+def read_rgb(path: Path) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of an image file.
+
+    :raises ValueError: the file is not a picture that OpenCV can read.
+    """
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise ValueError(f'{path} is not a readable picture: remove it or replace it')
+    return np.ascontiguousarray(image[..., ::-1])
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One part of the crop curriculum."""
+
+    crop: int
+    batch: int
+    steps: int
+    clean: float = 0.14
+    """Share of undegraded pairs, from which the network learns to do no harm by day."""
+    clean_candidates: int = 1
+    """An undegraded pair is the darkest of so many crops: dark is not yet underexposed."""
+
+
+class NightBlurBatches(Dataset):
+    """Batch number `step` of a training run: a pure function of (seed, step).
+
+    Each item is (degraded, target): two uint8 tensors (B, crop, crop, 3), RGB.
+    """
+
+    def __init__(
+        self, paths: list[Path], stages: list[Stage], config: NightBlurConfig, seed: int
+    ) -> None:
+        self.photographs = [read_rgb(path) for path in paths]
+        self.stages = stages
+        self.config = config
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return sum(stage.steps for stage in self.stages)
+
+    def __getitem__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        cv2.setNumThreads(1)  # workers run side by side
+        stage = self._stage(step)
+        pairs = []
+        for i in range(stage.batch):
+            rng = np.random.default_rng([self.seed, step, i])
+            pairs.append(self._pair(stage, rng))
+        degraded, target = zip(*pairs)
+        return torch.from_numpy(np.stack(degraded)), torch.from_numpy(np.stack(target))
+
+    def _pair(self, stage: Stage, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        if rng.random() < stage.clean:
+            crops = [self._crop(stage.crop, rng) for _ in range(stage.clean_candidates)]
+            darkest = min(crops, key=np.mean)
+            return darkest, darkest
+        crop = self._crop(stage.crop + 2 * margin(self.config), rng)
+        return degrade(crop, self.config, rng)[:2]
+
+    def _crop(self, size: int, rng: np.random.Generator) -> np.ndarray:
+        photograph = self.photographs[rng.integers(len(self.photographs))]
+        return random_crop(photograph, size, rng)
+
+    def _stage(self, step: int) -> Stage:
+        for stage in self.stages:
+            if step < stage.steps:
+                return stage
+            step -= stage.steps
+        raise IndexError(f'the run has {len(self)} steps')
+
+
+def random_crop(photograph: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """A square of `size` pixels at a random place, scale (0.45 to 1.1) and orientation."""
+    height, width = photograph.shape[:2]
+    smallest = max(0.45, size / min(height, width))
+    scale = rng.uniform(smallest, max(1.1, smallest))
+    side = min(round(size / scale), height, width)
+    y, x = rng.integers(height - side + 1), rng.integers(width - side + 1)
+    crop = photograph[y : y + side, x : x + side]
+    if side != size:
+        method = cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
+        crop = cv2.resize(crop, (size, size), interpolation=method)
+    crop = np.rot90(crop, rng.integers(4)) if rng.random() < 0.3 else crop
+    crop = crop[:, ::-1] if rng.random() < 0.5 else crop
+    return np.ascontiguousarray(crop)

@@ -1,0 +1,1 @@
+"""Night blur made from sharp photographs."""
