@@ -1,0 +1,1 @@
+"""Runtimes behind the Enhancer. Each imports its heavy library itself."""

@@ -1,0 +1,29 @@
+"""Where models are: the ones that ship, by name, and the user's own, by path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parent.parent / 'weights'
+DEFAULT = 'nano'
+
+
+def names() -> list[str]:
+    """Names of the models that ship with the package."""
+    return sorted(path.stem for path in FOLDER.glob('*.onnx'))
+
+
+def find(model: str) -> Path:
+    """Path of the ONNX file of a shipped model's name, or of a path as given.
+
+    :raises FileNotFoundError: neither; says what there is.
+    """
+    shipped = FOLDER / f'{model}.onnx'
+    if shipped.is_file():
+        return shipped
+    path = Path(model).expanduser()
+    if path.suffix == '.onnx' and path.is_file():
+        return path
+    raise FileNotFoundError(
+        f'no model {model!r}: give the path of an .onnx file or one of: {", ".join(names())}'
+    )

@@ -1,0 +1,177 @@
+"""Frames from and to files: pictures, folders of pictures, videos, rosbag2 folders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from dap_led_ros import image_codec
+
+IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
+VIDEO_SUFFIXES = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpg', '.mpeg', '.webm')
+_VIDEO_CODES = {'.avi': 'MJPG', '.mkv': 'mp4v', '.mov': 'mp4v', '.mp4': 'mp4v', '.webm': 'VP80'}
+_BAG_IMAGE_TYPES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
+
+
+@dataclass
+class Source:
+    """Frames to read one after the other."""
+
+    kind: str
+    """image, folder, video or bag."""
+    count: int
+    """Number of frames; of a video it is what the file says of itself."""
+    rate: float | None
+    """Frames per second, where the source has a rate."""
+    frames: Iterator[np.ndarray]
+    """(H, W, 3) RGB, uint8 (pictures of 16 bit: uint16)."""
+
+
+def open_source(path: str | Path, topic: str | None = None) -> Source:
+    """Open a picture, a folder of pictures, a video or a rosbag2 folder.
+
+    :param topic: which image topic of a bag; by default its first one.
+    :raises FileNotFoundError: nothing is there.
+    :raises ValueError: something is there that has no frames.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f'{path} does not exist')
+    if path.is_dir():
+        if (path / 'metadata.yaml').exists():
+            return _open_bag(path, topic)
+        pictures = find_images(path)
+        if not pictures:
+            raise ValueError(f'{path} has no pictures ({", ".join(IMAGE_SUFFIXES)}) and is no bag')
+        return Source('folder', len(pictures), None, (read_image(p) for p in pictures))
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return Source('image', 1, None, iter([read_image(path)]))
+    return _open_video(path)
+
+
+def find_images(folder: Path) -> list[Path]:
+    """Pictures of a folder, by name; folders inside it are not searched."""
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def read_image(path: Path) -> np.ndarray:
+    """(H, W, 3) RGB uint8 or uint16 of a picture; grey becomes RGB, transparency is left out.
+
+    :raises ValueError: the file is no picture that OpenCV can read.
+    """
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    if image is None or image.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f'{path} cannot be read as a picture of 8 or 16 bit')
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def write_image(path: Path, frame: np.ndarray) -> None:
+    """Write (H, W, 3) RGB; the suffix decides the format.
+
+    :raises ValueError: OpenCV cannot write this format here.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        written = cv2.imwrite(str(path), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+    except cv2.error:
+        written = False
+    if not written:
+        raise ValueError(f'{path} cannot be written: use one of {", ".join(IMAGE_SUFFIXES)}')
+
+
+class VideoFile:
+    """A video that appears under its name when it is complete."""
+
+    def __init__(self, path: Path, rate: float) -> None:
+        """Prepare to write; the first frame decides the size.
+
+        :raises ValueError: the suffix is not one that can be written.
+        """
+        if path.suffix.lower() not in _VIDEO_CODES:
+            raise ValueError(f'{path} is no video: use one of {", ".join(_VIDEO_CODES)}')
+        self.path, self.rate = path, rate
+        self._part = path.with_name(f'.part-{path.name}')
+        self._writer: cv2.VideoWriter | None = None
+
+    def write(self, frame: np.ndarray) -> None:
+        """Append (H, W, 3) RGB uint8; all frames have the size of the first."""
+        if self._writer is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            code = cv2.VideoWriter_fourcc(*_VIDEO_CODES[self.path.suffix.lower()])
+            size = frame.shape[1::-1]
+            self._writer = cv2.VideoWriter(str(self._part), code, self.rate, size)
+            if not self._writer.isOpened():
+                raise ValueError(f'{self.path} cannot be written: OpenCV lacks the video codec')
+        self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+
+    def __enter__(self) -> VideoFile:
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        if self._writer is not None:
+            self._writer.release()
+            if kind is None:
+                self._part.replace(self.path)
+            else:
+                self._part.unlink(missing_ok=True)
+
+
+def _open_video(path: Path) -> Source:
+    capture = cv2.VideoCapture(str(path))
+    ok, first = capture.read()
+    if not ok:
+        raise ValueError(f'{path} is neither a picture nor a video that OpenCV can read')
+
+    def frames() -> Iterator[np.ndarray]:
+        ok, image = True, first
+        while ok:
+            yield cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+            ok, image = capture.read()
+        capture.release()
+
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    count = max(1, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+    return Source('video', count, rate if 0 < rate <= 1000 else None, frames())
+
+
+def _open_bag(path: Path, topic: str | None) -> Source:
+    try:
+        from rosbags.highlevel import AnyReader, AnyReaderError
+        from rosbags.typesys import Stores, get_typestore
+    except ImportError:
+        raise ValueError(f"{path} is a bag: pip install 'dap_led_ros[bags]' to read it") from None
+    reader = AnyReader([path], default_typestore=get_typestore(Stores.ROS2_HUMBLE))
+    try:
+        reader.open()
+    except AnyReaderError as error:
+        raise ValueError(f'{path} cannot be read as a bag: {error}') from None
+    cameras = [c for c in reader.connections if c.msgtype in _BAG_IMAGE_TYPES]
+    chosen = [c for c in cameras if topic in (None, c.topic)][:1]
+    if not chosen:
+        reader.close()
+        there = ', '.join(sorted({c.topic for c in cameras})) or 'none'
+        raise ValueError(f'{path} has no image topic {topic or ""}; its image topics: {there}')
+    seconds = reader.duration / 1e9
+    count = chosen[0].msgcount
+
+    def frames() -> Iterator[np.ndarray]:
+        with reader:
+            for connection, _, data in reader.messages(connections=chosen):
+                yield _decode_bag_image(reader.deserialize(data, connection.msgtype))
+
+    reader.close()
+    rate = (count - 1) / seconds if count > 1 and seconds > 0 else None
+    return Source('bag', count, rate, frames())
+
+
+def _decode_bag_image(message: object) -> np.ndarray:
+    if hasattr(message, 'encoding'):
+        return image_codec.decode(message)
+    image = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_COLOR)
+    if image is None:
+        raise ValueError(f'compressed image of format {message.format!r} cannot be decoded')
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
