@@ -1,0 +1,1 @@
+"""ROS 2 nodes. Nothing outside this folder and launch/ imports rclpy."""
