@@ -160,7 +160,8 @@ def _play(shots: list[Shot], source_rate: float, model: str) -> Play:
     executor.add_node(camera)
     with tempfile.TemporaryFile('w+') as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-        threading.Thread(target=executor.spin, daemon=True).start()
+        spinning = threading.Thread(target=executor.spin)
+        spinning.start()
         try:
             if not camera.wait_for_node(process):
                 raise RuntimeError(f'the enhance node did not start:\n{_text(log)}')
@@ -173,6 +174,7 @@ def _play(shots: list[Shot], source_rate: float, model: str) -> Play:
             except subprocess.TimeoutExpired:
                 process.kill()
             executor.shutdown()
+            spinning.join()
             rclpy.try_shutdown()
         return Play(shots, rate, camera.camera_infos_received, _text(log))
 

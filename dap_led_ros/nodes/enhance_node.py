@@ -208,8 +208,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     finally:
         if node is not None:
+            logger = node.get_logger()
             node.close()
-            node.get_logger().info(str(node.counts))
+            node.destroy_node()  # and its way to /rosout, which is closed after Ctrl-C
+            logger.info(str(node.counts))
         rclpy.try_shutdown()
     return 0
 

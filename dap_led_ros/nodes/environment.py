@@ -21,7 +21,8 @@ _ALLOCATOR = {
     'MALLOC_TRIM_THRESHOLD_': '268435456',
     'MALLOC_TOP_PAD_': '67108864',
 }
-_PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
+_PROFILE_VARIABLE = 'FASTDDS_DEFAULT_PROFILES_FILE'
+_PROFILE_VARIABLE_BEFORE_KILTED = 'FASTRTPS_DEFAULT_PROFILES_FILE'
 
 
 def find_profile() -> Path:
@@ -44,6 +45,7 @@ def additions(profile: Path, environment: Mapping[str, str]) -> dict[str, str]:
     :param profile: path of fastdds_large_images.xml (in the package's share/config).
     """
     wanted = dict(_ALLOCATOR)
-    if not any(name in environment for name in _PROFILE_VARIABLES):
-        wanted.update(dict.fromkeys(_PROFILE_VARIABLES, str(profile)))
+    if _PROFILE_VARIABLE not in environment and _PROFILE_VARIABLE_BEFORE_KILTED not in environment:
+        old = environment.get('ROS_DISTRO') in ('humble', 'iron', 'jazzy')
+        wanted[_PROFILE_VARIABLE_BEFORE_KILTED if old else _PROFILE_VARIABLE] = str(profile)
     return {name: value for name, value in wanted.items() if name not in environment}

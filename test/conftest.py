@@ -1,0 +1,125 @@
+"""Fixtures shared by the tests. Tests of what a machine lacks skip and print the reason."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Iterator
+
+import cv2
+import numpy as np
+import pytest
+
+from dap_led_ros import sample
+
+
+def ros_environment(domain_key: str) -> dict[str, str]:
+    """An environment whose ROS graph is its own and never leaves this machine."""
+    domain = 10 + zlib.crc32(f'{os.getpid()} {domain_key}'.encode()) % 90
+    return {
+        **os.environ,
+        'ROS_DOMAIN_ID': str(domain),
+        'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
+    }
+
+
+@pytest.fixture(scope='session')
+def night() -> tuple[np.ndarray, np.ndarray]:
+    """A dark, shaken frame of a real photograph and its sharp, well-lit reference."""
+    return next(iter(sample.night_sequence(1)))
+
+
+@pytest.fixture
+def pictures(tmp_path, night) -> str:
+    """A folder with three real pictures of different sizes."""
+    folder = tmp_path / 'pictures'
+    folder.mkdir()
+    for index, (height, width) in enumerate(((480, 640), (241, 333), (96, 128))):
+        picture = cv2.resize(night[0], (width, height), interpolation=cv2.INTER_AREA)
+        cv2.imwrite(str(folder / f'{index}.png'), picture[..., ::-1])
+    return folder
+
+
+class NodeProcess:
+    """A node in a process of its own, as a user would start it."""
+
+    def __init__(self, module: str, arguments: list[str], environment: dict[str, str]) -> None:
+        self._log = tempfile.TemporaryFile('w+')  # noqa: SIM115, closed in stop()
+        self.process = subprocess.Popen(
+            [sys.executable, '-m', module, '--ros-args', *arguments],
+            env=environment,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+        )
+
+    @property
+    def log(self) -> str:
+        self._log.seek(0)
+        return self._log.read()
+
+    def interrupt(self) -> tuple[int, float]:
+        """Send Ctrl-C; returns the exit status and the seconds that it took."""
+        start = time.monotonic()
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(10), time.monotonic() - start
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        self._log.close()
+
+
+@pytest.fixture
+def start_node() -> Iterator[Callable[..., NodeProcess]]:
+    """Start nodes; whatever still runs at the end of the test is killed."""
+    started: list[NodeProcess] = []
+
+    def start(module: str, arguments: list[str], environment: dict[str, str]) -> NodeProcess:
+        started.append(NodeProcess(module, arguments, environment))
+        return started[-1]
+
+    yield start
+    for node in started:
+        node.stop()
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
+    """Poll until the condition holds; False if it does not within the time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def write_bag(path, frames):
+    """A rosbag2 with two cameras: raw (bgr8) and compressed (JPEG)."""
+    rosbags = pytest.importorskip('rosbags.rosbag2', reason='rosbags is not installed')
+    from rosbags.typesys import Stores, get_typestore
+
+    store = get_typestore(Stores.ROS2_HUMBLE)
+    types = store.types
+    with rosbags.Writer(path, version=8) as writer:
+        raw = writer.add_connection('/raw', 'sensor_msgs/msg/Image', typestore=store)
+        jpeg = writer.add_connection('/jpeg', 'sensor_msgs/msg/CompressedImage', typestore=store)
+        for index, frame in enumerate(frames):
+            stamp = types['builtin_interfaces/msg/Time'](sec=index, nanosec=0)
+            header = types['std_msgs/msg/Header'](stamp=stamp, frame_id='camera')
+            pixels = np.ascontiguousarray(frame[..., ::-1])
+            message = types['sensor_msgs/msg/Image'](
+                header, *frame.shape[:2], 'bgr8', 0, frame.shape[1] * 3, pixels.ravel()
+            )
+            code = cv2.imencode('.jpg', pixels)[1].ravel()
+            small = types['sensor_msgs/msg/CompressedImage'](header, 'jpeg', code)
+            for connection, kind, content in (
+                (raw, 'sensor_msgs/msg/Image', message),
+                (jpeg, 'sensor_msgs/msg/CompressedImage', small),
+            ):
+                writer.write(connection, index * 10**8, store.serialize_cdr(content, kind))

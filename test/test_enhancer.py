@@ -1,0 +1,133 @@
+"""The Enhancer with the model that ships."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import numpy as np
+import pytest
+
+from dap_led_ros import sample
+from dap_led_ros.inference import Enhancer, enhancer, weights
+
+
+@pytest.fixture(scope='module')
+def default() -> Enhancer:
+    return Enhancer.load()
+
+
+def fit(picture: np.ndarray, width: int, height: int) -> np.ndarray:
+    return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+
+
+@pytest.mark.parametrize(
+    ('width', 'height'),
+    [(16, 16), (17, 16), (33, 47), (64, 16), (321, 481), (640, 480), (1279, 719), (1920, 1080)],
+)
+def test_every_size_keeps_its_size(default, night, width, height):
+    frame = fit(night[0], width, height)
+    enhanced = default.enhance(frame)
+    assert enhanced.frame.shape == frame.shape
+    assert enhanced.frame.dtype == np.uint8
+    assert enhanced.frame.mean() > 1.5 * frame.mean()
+    assert set(enhanced.milliseconds) == {'convert_in', 'infer', 'convert_out'}
+
+
+def test_a_night_becomes_bright_and_close_to_its_reference(default):
+    for camera, reference in sample.night_sequence(4):
+        enhanced = default.enhance(camera).frame
+        assert cv2.PSNR(enhanced, reference) >= cv2.PSNR(camera, reference) + 7
+
+
+def test_a_day_stays_as_it_is(default, night):
+    assert cv2.PSNR(default.enhance(night[1]).frame, night[1]) >= 24
+
+
+def test_sixteen_bit_keeps_its_bits(default, night):
+    enhanced = default.enhance(night[0].astype(np.uint16) * 257).frame
+    assert enhanced.dtype == np.uint16
+    assert len(np.unique(enhanced)) > 5000
+    coarse = np.rint(enhanced / 257).astype(int)
+    assert np.abs(coarse - default.enhance(night[0]).frame).max() <= 1
+
+
+def test_the_same_frame_gives_the_same_result_from_many_threads(default, night):
+    frames = [fit(night[0], 320 + 16 * i, 240) for i in range(4)]
+    alone = [default.enhance(frame).frame for frame in frames]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda frame: default.enhance(frame).frame, frames * 5))
+    for index, result in enumerate(together):
+        np.testing.assert_array_equal(result, alone[index % 4])
+
+
+@pytest.mark.parametrize(
+    ('frame', 'said'),
+    [
+        (np.zeros((48, 64), np.uint8), r'uint8 \(48, 64\): expected'),
+        (np.zeros((48, 64, 4), np.uint8), 'expected uint8 or uint16'),
+        (np.zeros((48, 64, 3), np.float32), 'float32'),
+        (np.zeros((15, 64, 3), np.uint8), '64x15: the least is 16x16'),
+    ],
+)
+def test_wrong_frames_are_refused_in_words(default, frame, said):
+    with pytest.raises(ValueError, match=said):
+        default.enhance(frame)
+
+
+def test_conversion_is_exact_and_saturates():
+    codes = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
+    np.testing.assert_array_equal(enhancer.to_frame(enhancer.to_tensor(codes), np.uint8), codes)
+    tensor = np.array([-0.5, 0.0, 0.5, 1.0, 7.0], np.float32).reshape(1, 1, 1, 5).repeat(3, 1)
+    frame = enhancer.to_frame(tensor, np.uint16)
+    assert frame[0, :, 0].tolist() == [0, 0, 32768, 65535, 65535]
+
+
+def test_an_unknown_model_names_the_known_ones():
+    with pytest.raises(FileNotFoundError, match='one of: nano'):
+        Enhancer.load('nanno')
+
+
+def test_a_file_that_is_no_model_is_said_so(tmp_path):
+    path = tmp_path / 'broken.onnx'
+    path.write_bytes(weights.find('nano').read_bytes()[:1000])
+    with pytest.raises(ValueError, match='cannot be loaded as a model'):
+        Enhancer.load(str(path))
+
+
+def test_a_model_of_another_kind_is_said_so(tmp_path):
+    onnx = pytest.importorskip('onnx')
+    kind = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.INT64, [1]) for n in 'xy']
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node('Identity', ['x'], ['y'])], 'g', kind[:1], kind[1:]
+    )
+    opset = [onnx.helper.make_opsetid('', 18)]
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=opset, ir_version=9), tmp_path / 'i.onnx'
+    )
+    with pytest.raises(ValueError, match='not an enhancer'):
+        Enhancer.load(str(tmp_path / 'i.onnx'))
+
+
+def test_a_device_that_is_not_there_is_an_error():
+    import onnxruntime
+
+    with pytest.raises(ValueError, match='use one of auto, cpu, cuda'):
+        Enhancer.load(device='gpu')
+    assert Enhancer.load(device='cpu').provider == 'CPUExecutionProvider'
+    if 'CUDAExecutionProvider' in onnxruntime.get_available_providers():
+        pytest.skip('this machine has CUDA')
+    with pytest.raises(RuntimeError, match='install onnxruntime-gpu'):
+        Enhancer.load(device='cuda')
+
+
+def test_the_default_path_imports_neither_torch_nor_ros():
+    code = (
+        'import sys, numpy; from dap_led_ros.inference import Enhancer; import dap_led_ros.cli; '
+        'Enhancer.load().enhance(numpy.zeros((32, 32, 3), numpy.uint8)); '
+        'heavy = {"torch", "open_clip", "rclpy", "ultralytics", "onnx"} & set(sys.modules); '
+        'assert not heavy, heavy'
+    )
+    subprocess.run([sys.executable, '-c', code], check=True)

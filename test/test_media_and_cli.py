@@ -1,0 +1,161 @@
+"""dap-led on the user's files: pictures, folders, videos, bags, and what is wrong with them."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from conftest import write_bag
+
+from dap_led_ros import doctor, media
+from dap_led_ros.cli import main
+from dap_led_ros.inference import Enhancer
+
+
+def write_video(path, frames, rate=12.0):
+    with media.VideoFile(path, rate) as video:
+        for frame in frames:
+            video.write(frame)
+
+
+def test_enhance_a_picture(pictures, tmp_path):
+    output = tmp_path / 'new' / 'bright.png'
+    assert main(['enhance', str(pictures / '0.png'), str(output)]) == 0
+    expected = Enhancer.load().enhance(media.read_image(pictures / '0.png')).frame
+    np.testing.assert_array_equal(media.read_image(output), expected)
+
+
+def test_a_picture_of_sixteen_bit_stays_one(pictures, tmp_path):
+    picture = media.read_image(pictures / '0.png').astype(np.uint16) * 257
+    media.write_image(tmp_path / 'deep.png', picture)
+    assert main(['enhance', str(tmp_path / 'deep.png'), str(tmp_path / 'out.png')]) == 0
+    assert media.read_image(tmp_path / 'out.png').dtype == np.uint16
+
+
+def test_enhance_a_folder_and_name_what_is_broken(pictures, tmp_path, capsys):
+    (pictures / 'broken.jpg').write_bytes(b'no picture')
+    assert main(['enhance', str(pictures), str(tmp_path / 'out')]) == 1
+    assert sorted(p.name for p in (tmp_path / 'out').iterdir()) == ['0.png', '1.png', '2.png']
+    said = capsys.readouterr().err
+    assert 'broken.jpg' in said
+    assert '1 of 4 pictures were skipped' in said
+    for name in ('0.png', '1.png', '2.png'):
+        before, after = (media.read_image(f / name) for f in (pictures, tmp_path / 'out'))
+        assert before.shape == after.shape
+        assert after.mean() > 2 * before.mean()
+
+
+def test_enhance_a_video(tmp_path, night):
+    write_video(tmp_path / 'in.mp4', [night[0]] * 7)
+    assert main(['enhance', str(tmp_path / 'in.mp4'), str(tmp_path / 'out.mp4')]) == 0
+    before, after = (media.open_source(tmp_path / name) for name in ('in.mp4', 'out.mp4'))
+    assert (after.kind, after.rate) == ('video', pytest.approx(12.0))
+    pairs = list(zip(before.frames, after.frames, strict=True))
+    assert len(pairs) == 7
+    assert all(b.shape == a.shape and a.mean() > 2 * b.mean() for b, a in pairs)
+    assert {p.name for p in tmp_path.iterdir()} == {'in.mp4', 'out.mp4'}
+
+
+def test_nothing_is_overwritten_without_being_told(pictures, tmp_path, capsys):
+    (tmp_path / 'out.png').write_bytes(b'mine')
+    command = ['enhance', str(pictures / '0.png'), str(tmp_path / 'out.png')]
+    assert main(command) == 1
+    assert (tmp_path / 'out.png').read_bytes() == b'mine'
+    assert 'add --overwrite' in capsys.readouterr().err
+    assert main([*command, '--overwrite']) == 0
+    assert (tmp_path / 'out.png').read_bytes() != b'mine'
+    assert main(['enhance', str(pictures), str(pictures), '--overwrite']) == 1
+    assert 'is the input' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('name', 'content', 'said'),
+    [
+        ('missing.mp4', None, 'does not exist'),
+        ('text.txt', b'hello', 'neither a picture nor a video'),
+        ('cut.png', b'\x89PNG\r\n\x1a\n', 'cannot be read as a picture'),
+    ],
+)
+def test_wrong_input_gets_one_clear_line(tmp_path, capsys, name, content, said):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    assert main(['enhance', str(tmp_path / name), str(tmp_path / 'out.png')]) == 1
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1].startswith('dap-led: ')
+    assert said in lines[-1]
+    assert not (tmp_path / 'out.png').exists()
+
+
+def test_wrong_output_and_wrong_model(pictures, tmp_path, capsys):
+    source = str(pictures / '0.png')
+    assert main(['enhance', source, str(tmp_path / 'out.xyz')]) == 1
+    assert 'cannot be written' in capsys.readouterr().err
+    assert main(['enhance', source, str(tmp_path / 'out.png'), '--model', 'huge']) == 1
+    assert 'one of: nano' in capsys.readouterr().err
+    write_video(tmp_path / 'in.mp4', [media.read_image(pictures / '0.png')])
+    assert main(['enhance', str(tmp_path / 'in.mp4'), str(tmp_path / 'out.xyz')]) == 1
+    assert 'is no video' in capsys.readouterr().err
+
+
+def test_an_empty_folder_says_what_it_looked_for(tmp_path, capsys):
+    (tmp_path / 'empty').mkdir()
+    assert main(['enhance', str(tmp_path / 'empty'), str(tmp_path / 'out')]) == 1
+    assert 'has no pictures' in capsys.readouterr().err
+
+
+def test_a_bag_is_a_source_of_frames(tmp_path, night):
+    write_bag(tmp_path / 'bag', [night[0], night[1], night[0]])
+    source = media.open_source(tmp_path / 'bag')
+    assert (source.kind, source.count, source.rate) == ('bag', 3, pytest.approx(10.0, rel=0.01))
+    for frame, expected in zip(source.frames, (night[0], night[1], night[0]), strict=True):
+        np.testing.assert_array_equal(frame, expected)
+    jpeg = media.open_source(tmp_path / 'bag', '/jpeg')
+    assert cv2.PSNR(next(jpeg.frames), night[0]) > 30
+    with pytest.raises(ValueError, match='its image topics: /jpeg, /raw'):
+        media.open_source(tmp_path / 'bag', '/rear')
+
+
+def test_a_broken_bag_is_said_so(tmp_path):
+    pytest.importorskip('rosbags', reason='rosbags is not installed')
+    (tmp_path / 'bag').mkdir()
+    (tmp_path / 'bag' / 'metadata.yaml').write_text('nonsense: 1')
+    with pytest.raises(ValueError, match='cannot be read as a bag'):
+        media.open_source(tmp_path / 'bag')
+
+
+def test_doctor_finds_this_installation_sound(capsys):
+    assert main(['doctor']) == 0
+    assert 'default model: nano on ' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ('wheels', 'status', 'said'),
+    [
+        ({'onnxruntime': '1', 'onnxruntime-gpu': '1'}, 'problem', 'overwrite each other'),
+        ({'onnxruntime-gpu': '1'}, 'ok', 'onnxruntime-gpu 1'),
+    ],
+)
+def test_doctor_sees_two_onnxruntimes(wheels, status, said):
+    found = doctor.check_one_of('ONNX Runtime', doctor.ONNXRUNTIME_WHEELS, wheels, 'onnxruntime')
+    assert found.status == status
+    assert said in found.what
+    if status == 'problem':
+        assert found.remedy.startswith(
+            'pip uninstall -y onnxruntime onnxruntime-gpu && pip install'
+        )
+        assert found.remedy.endswith('onnxruntime-gpu')
+
+
+def test_doctor_keeps_the_headless_opencv():
+    wheels = {'opencv-python': '4', 'opencv-python-headless': '4'}
+    found = doctor.check_one_of(
+        'OpenCV', doctor.OPENCV_WHEELS, wheels, 'opencv-python-headless', module='cv2'
+    )
+    assert found.remedy.endswith('pip install --no-cache-dir opencv-python-headless')
+
+
+def test_doctor_sees_that_nothing_is_there():
+    found = doctor.check_one_of(
+        'Thing', ('thing-wheel',), {}, 'thing-wheel', module='no_such_thing'
+    )
+    assert (found.status, found.remedy) == ('problem', 'pip install thing-wheel')

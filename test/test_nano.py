@@ -1,0 +1,76 @@
+"""The nano network and its way to ONNX."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip('torch', reason="no torch: pip install 'dap_led_ros[train]'")
+
+from dap_led_ros.inference import Enhancer, weights
+from dap_led_ros.models.nano import PRESETS, Nano
+from dap_led_training import export
+
+
+def random_tiny() -> Nano:
+    """A network whose output differs from its input."""
+    torch.manual_seed(0)
+    network = Nano(PRESETS['nano-tiny'])
+    for parameter in network.head.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return network.eval()
+
+
+@pytest.mark.parametrize('size', [(16, 16), (17, 31), (64, 48), (95, 130)])
+def test_an_untrained_network_returns_its_input(size):
+    frames = torch.rand(2, 3, *size)
+    torch.testing.assert_close(Nano(PRESETS['nano-tiny'])(frames), frames, rtol=0, atol=0)
+
+
+def test_every_parameter_learns():
+    network = random_tiny().train()
+    (network(torch.rand(2, 3, 40, 56)) - torch.rand(2, 3, 40, 56)).square().mean().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+def test_frames_of_a_batch_do_not_see_one_another():
+    network, frames = random_tiny(), torch.rand(3, 3, 40, 56)
+    together = network(frames)
+    for index in range(3):
+        torch.testing.assert_close(
+            together[index], network(frames[index : index + 1])[0], rtol=0, atol=1e-6
+        )
+
+
+def test_the_whole_frame_decides_through_the_attention():
+    """A change in one corner reaches the far one: the network knows how dark the scene is."""
+    network, frame = random_tiny(), torch.rand(1, 3, 256, 256)
+    changed = frame.clone()
+    changed[..., :16, :16] = 1 - changed[..., :16, :16]
+    far = (network(frame) - network(changed))[..., -16:, -16:]
+    assert far.abs().max() > 0
+
+
+def test_export_of_the_tiny_preset_and_its_parity(tmp_path):
+    network = random_tiny()
+    assert export.export(network, tmp_path / 'tiny.onnx') <= export.TOLERANCE
+    frame = (np.random.default_rng(0).random((37, 53, 3)) * 255).astype(np.uint8)
+    enhanced = Enhancer.load(str(tmp_path / 'tiny.onnx')).enhance(frame).frame
+    tensor = torch.from_numpy(frame).permute(2, 0, 1)[None] / 255
+    expected = (network(tensor).clamp(0, 1)[0].permute(1, 2, 0) * 255).round()
+    assert np.abs(enhanced.astype(int) - expected.detach().numpy()).max() <= 1
+    assert [p.name for p in tmp_path.iterdir()] == ['tiny.onnx']
+
+
+def test_the_shipped_onnx_is_the_shipped_safetensors():
+    """Three odd sizes, 1e-4."""
+    network = export.load_network('nano', weights.FOLDER / 'nano.safetensors')
+    assert export.parity(network, weights.find('nano')) <= 1e-4
+
+
+def test_a_bad_export_is_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(export, 'parity', lambda *_: 1.0)
+    with pytest.raises(ValueError, match='differ by'):
+        export.export(random_tiny(), tmp_path / 'tiny.onnx')
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,318 @@
+"""Synthesis, losses, configuration, and a whole small training on real pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+torch = pytest.importorskip('torch', reason="no torch: pip install 'dap_led_ros[train]'")
+yaml = pytest.importorskip('yaml')
+
+from dap_led_ros import photometry, sample
+from dap_led_ros.inference import Enhancer
+from dap_led_training import configuration, evaluate, export, losses
+from dap_led_training.data import photographs
+from dap_led_training.data.photographs import NightBlurBatches, Stage
+from dap_led_training.degradation import independent, night_blur
+from dap_led_training.degradation.night_blur import NightBlurConfig, degrade, margin
+from dap_led_training.train import LossWeights, TrainConfig, train
+
+RECIPES = Path(night_blur.__file__).parent.parent / 'configs'
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory) -> str:
+    """Eight real pictures: pieces of the sample photograph."""
+    path = tmp_path_factory.mktemp('photographs')
+    picture = cv2.imread(str(Path(sample.__file__).parent / 'garage.jpg'))
+    for index in range(8):
+        x, y = 140 * (index % 4), 220 * (index // 4)
+        cv2.imwrite(str(path / f'{index}.png'), picture[y : y + 270, x : x + 300])
+    return str(path)
+
+
+@pytest.fixture(scope='module')
+def sharp(folder) -> np.ndarray:
+    return photographs.read_rgb(Path(folder) / '0.png')
+
+
+# --- synthesis --------------------------------------------------------------------------------
+
+
+def test_a_sample_is_a_function_of_seed_and_step(folder):
+    paths = photographs.find_photographs([folder], validation=False)
+    stages = [Stage(32, 3, 2), Stage(64, 2, 2, clean=0.5, clean_candidates=2)]
+    make = [NightBlurBatches(paths, stages, NightBlurConfig(), seed) for seed in (1, 1, 2)]
+    for step, shape in ((0, (3, 32, 32, 3)), (3, (2, 64, 64, 3))):
+        first, again, other = (batches[step] for batches in make)
+        assert first[0].shape == first[1].shape == shape
+        assert all(torch.equal(a, b) for a, b in zip(first, again))
+        assert not torch.equal(first[0], other[0])
+    assert not torch.equal(make[0][0][0], make[0][1][0])
+    with pytest.raises(IndexError):
+        make[0][4]
+
+
+def test_validation_photographs_are_not_trained_on(folder):
+    split = [photographs.find_photographs([folder], validation=v) for v in (True, False)]
+    assert [len(part) for part in split] == [1, 7]
+    assert not set(split[0]) & set(split[1])
+    with pytest.raises(FileNotFoundError, match='no photographs in'):
+        photographs.find_photographs([folder + '/none'], validation=False)
+
+
+def test_degraded_is_darker_and_the_target_is_the_photograph(sharp):
+    config = NightBlurConfig(daylight=0, lamps=0, keep_highlights=0)
+    inner = sharp[margin(config) : -margin(config), margin(config) : -margin(config)]
+    laws = set()
+    for seed in range(24):
+        degraded, target, drawn = degrade(sharp, config, np.random.default_rng(seed))
+        assert np.abs(target.astype(int) - inner).max() <= 1
+        assert degraded.shape == target.shape
+        assert degraded.mean() < 0.85 * target.mean()
+        laws.add(drawn['law'])
+    assert laws == {'linear', 'gamma', 'curve'}
+
+
+def test_daylight_is_blurred_but_not_darkened(sharp):
+    config = NightBlurConfig(daylight=1.0, blur=1.0, path_length=(12, 16), jpeg=0)
+    degraded, target, drawn = degrade(sharp, config, np.random.default_rng(0))
+    assert 'law' not in drawn
+    assert 12 <= drawn['path_length'] <= 16
+    assert abs(degraded.mean() / target.mean() - 1) < 0.1
+    assert cv2.Laplacian(degraded, cv2.CV_32F).std() < cv2.Laplacian(target, cv2.CV_32F).std()
+
+
+def test_lamps_still_clip_after_the_exposure_cut(sharp):
+    only_lamps = {'blur': 0, 'defocus': 0, 'smoothing': 0, 'jpeg': 0, 'keep_highlights': 0}
+    config = NightBlurConfig(daylight=0, lamps=1.0, lamp_radius=(4, 6), **only_lamps)
+    with_lamps_in_view = 0
+    for seed in range(12):
+        degraded, target, drawn = degrade(sharp, config, np.random.default_rng(seed))
+        clips = (degraded >= 250).any(axis=2)
+        assert drawn['lamps'] >= 1
+        assert np.median(degraded) < 128
+        if clips.any():
+            with_lamps_in_view += 1
+            assert np.median(target.max(axis=2)[clips]) >= 250
+    assert with_lamps_in_view >= 8
+
+
+def test_enough_pairs_of_the_default_have_lamps():
+    assert (1 - NightBlurConfig().daylight) * NightBlurConfig().lamps * (1 - 0.2) >= 0.2
+
+
+@pytest.mark.parametrize('straight', [True, False])
+def test_a_camera_path_has_its_length_and_its_middle(straight):
+    for length in (0.5, 7.0, 22.0):
+        path = night_blur.camera_path(length, 16, straight, np.random.default_rng(3))
+        assert np.hypot(*np.diff(path, axis=0).T).sum() == pytest.approx(length)
+        np.testing.assert_allclose(path.mean(axis=0), 0, atol=1e-9)
+
+
+def test_averaging_over_a_path_keeps_the_light(sharp):
+    light = photometry.srgb_to_linear(sharp)
+    still = photometry.average_over_path(light, np.zeros((3, 2)), np.zeros(3))
+    np.testing.assert_allclose(still, light, atol=1e-6)
+    path = night_blur.camera_path(10, 10, True, np.random.default_rng(0))
+    moved = photometry.average_over_path(light, path, np.zeros(10))
+    assert moved.mean() == pytest.approx(light.mean(), rel=0.02)
+
+
+def test_srgb_is_the_standard_and_round_trips():
+    codes = np.arange(256, dtype=np.uint8)
+    linear = photometry.srgb_to_linear(codes)
+    assert linear[[0, 10, 188, 255]] == pytest.approx([0, 0.003035, 0.502886, 1], abs=1e-5)
+    np.testing.assert_array_equal(photometry.to_uint8(photometry.linear_to_srgb(linear)), codes)
+    np.testing.assert_allclose(photometry.srgb_to_linear(codes / 255), linear, atol=1e-4)
+
+
+def test_the_curve_law_reaches_its_mean(sharp):
+    lightness = sharp.max(axis=2).astype(np.float32) / 255
+    for mean in (0.05, 0.2):
+        table = night_blur._darkening_curve(lightness, mean)
+        assert (np.diff(table) >= 0).all()
+        assert photometry.look_up(table, lightness).mean() == pytest.approx(mean, abs=0.02)
+
+
+def test_the_independent_night_is_dark_blurred_and_repeatable(sharp):
+    make = [independent.night(sharp, np.random.default_rng(1), lamps) for lamps in (0, 0, 1)]
+    np.testing.assert_array_equal(make[0][0], make[1][0])
+    np.testing.assert_array_equal(make[0][1], sharp)
+    assert make[0][0].mean() < 0.5 * sharp.mean()
+    assert (make[2][0] >= 250).any()
+
+
+# --- losses and metrics -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('name', [f.name for f in dataclasses.fields(LossWeights)])
+def test_losses_vanish_on_equal_frames_and_grow_with_the_error(name):
+    torch.manual_seed(0)
+    target, noise = torch.rand(2, 3, 32, 32), torch.randn(2, 3, 32, 32)
+    values = [float(getattr(losses, name)(target + k * noise, target)) for k in (0, 0.05, 0.2)]
+    assert values[0] == pytest.approx(0, abs=2e-3)
+    assert values[0] < values[1] < values[2]
+
+
+def test_losses_by_hand():
+    flat = torch.full((1, 3, 16, 16), 0.5)
+    assert float(losses.charbonnier(flat + 0.25, flat)) == pytest.approx(0.25, abs=1e-4)
+    assert float(losses.gradient(flat + 0.25, flat)) == pytest.approx(0, abs=1e-6)
+    ramp = flat + torch.arange(16) * 0.01
+    assert float(losses.gradient(ramp, flat)) == pytest.approx(0.01, abs=1e-6)
+    grid = flat.clone()
+    grid[..., ::4, ::4] += 0.16  # mean 0.01; one of 16 places is 0.15 above it, the others 0.01
+    assert float(losses.grid(grid, flat)) == pytest.approx((0.15 + 15 * 0.01) / 16, abs=1e-6)
+    assert float(losses.grid(flat + 0.3, flat)) == pytest.approx(0, abs=1e-6)
+
+
+def test_metrics_by_hand(sharp):
+    assert evaluate.psnr(sharp, sharp) == 50
+    dark = (sharp // 2).astype(np.uint8)
+    shifted = np.clip(sharp.astype(int) - 10, 0, 255).astype(np.uint8)
+    flat = np.full((16, 16, 3), 100, np.uint8)
+    assert evaluate.psnr(flat + 10, flat) == pytest.approx(20 * np.log10(255 / 10))
+    assert evaluate.psnr(dark, sharp) == pytest.approx(cv2.PSNR(dark, sharp), abs=1e-6)
+    assert evaluate.aligned_psnr(dark, sharp) > evaluate.psnr(dark, sharp) + 10
+    assert evaluate.ssim(sharp, sharp) == pytest.approx(1)
+    assert evaluate.ssim(dark, sharp) < evaluate.ssim(shifted, sharp) < 1
+
+
+# --- configuration ----------------------------------------------------------------------------
+
+
+def test_every_recipe_loads():
+    recipes = sorted(RECIPES.glob('*.yaml'))
+    assert recipes
+    for recipe in recipes:
+        assert configuration.load(recipe, TrainConfig).stages
+
+
+@pytest.mark.parametrize(
+    ('text', 'said'),
+    [
+        ('netwrok: nano', "no key 'netwrok'; did you mean 'network'"),
+        ('night_blur: {lamp: 1}', "night_blur: no key 'lamp'; did you mean 'lamps'"),
+        ('stages: [{crop: 1, batch: 2}]', 'steps'),
+        ('stages: 3', 'expected a list'),
+        ('seed: one', 'seed: expected int'),
+        ('night_blur: {gamma: [1, 2, 3]}', 'gamma: expected 2 values'),
+        ('network: nano', 'photographs'),
+        ('- 1', 'expected a mapping'),
+    ],
+)
+def test_a_wrong_configuration_is_explained(tmp_path, text, said):
+    (tmp_path / 'c.yaml').write_text(text)
+    with pytest.raises(ValueError, match=said):
+        configuration.load(tmp_path / 'c.yaml', TrainConfig)
+
+
+def test_numbers_and_tuples_are_converted(tmp_path):
+    (tmp_path / 'c.yaml').write_text(
+        'network: nano\nphotographs: [a]\nstages: [{crop: 8, batch: 1, steps: 1}]\n'
+        'learning_rate: 1\nnight_blur: {gamma: [1, 2], jpeg_quality: [50, 60]}\n'
+    )
+    config = configuration.load(tmp_path / 'c.yaml', TrainConfig)
+    assert config.night_blur.gamma == (1.0, 2.0)
+    assert isinstance(config.learning_rate, float)
+
+
+# --- the whole way ----------------------------------------------------------------------------
+
+
+def recipe(folder: str, steps: int) -> TrainConfig:
+    return TrainConfig(
+        network='nano-tiny',
+        photographs=[folder],
+        stages=[Stage(32, 4, 4), Stage(48, 2, steps - 4)],
+        losses=LossWeights(gradient=0.1, dissimilarity=0.1, grid=0.5),
+        warmup_steps=2,
+        ema_decay=0.9,
+        workers=0,
+        checkpoint_every=4,
+    )
+
+
+def test_train_resume_export_enhance(folder, tmp_path, monkeypatch):
+    config = recipe(folder, steps=12)
+    whole = train(config, tmp_path / 'whole')
+
+    calls = []
+    original = NightBlurBatches.__getitem__
+
+    def interrupted(self, step):
+        calls.append(step)
+        if step == 6 and calls.count(6) == 1:
+            raise KeyboardInterrupt
+        return original(self, step)
+
+    monkeypatch.setattr(NightBlurBatches, '__getitem__', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / 'broken')
+    resumed = train(config, tmp_path / 'broken')
+    assert calls[:7] == list(range(7))
+    assert calls[7:] == list(range(4, 12))  # from the checkpoint at step 4 on
+    assert whole.read_bytes() == resumed.read_bytes()
+
+    network = export.load_network('nano-tiny', whole)
+    assert export.export(network, tmp_path / 'tiny.onnx') <= export.TOLERANCE
+    picture = photographs.read_rgb(Path(folder) / '1.png')
+    enhanced = Enhancer.load(str(tmp_path / 'tiny.onnx')).enhance(picture).frame
+    assert enhanced.shape == picture.shape
+    assert not np.array_equal(enhanced, picture)
+    rows = (tmp_path / 'whole' / 'progress.csv').read_text().splitlines()
+    assert [row.split(',')[0] for row in rows] == ['step', '4', '8', '12']
+    saved = configuration.load(tmp_path / 'whole' / 'config.yaml', TrainConfig)
+    assert saved == config
+
+
+def test_training_learns(folder, tmp_path):
+    """Forty steps on few pictures already beat the input."""
+    config = dataclasses.replace(
+        recipe(folder, 60),
+        stages=[Stage(32, 8, 60, clean=0.0)],
+        learning_rate=4e-3,
+        night_blur=NightBlurConfig(daylight=0, law_linear=1.0, law_gamma=0, exposure=(0.05, 0.06)),
+    )
+    network = export.load_network('nano-tiny', train(config, tmp_path))
+    paths = photographs.find_photographs([folder], validation=True)
+    batches = NightBlurBatches(paths, [Stage(64, 8, 1, clean=0.0)], config.night_blur, seed=9)
+    degraded, target = (t.permute(0, 3, 1, 2) / 255 for t in batches[0])
+    with torch.inference_mode():
+        errors = [float((x - target).abs().mean()) for x in (degraded, network(degraded))]
+    assert errors[1] < 0.7 * errors[0]
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(folder, tmp_path, monkeypatch):
+    original = losses.charbonnier
+    steps = iter(range(100))
+    monkeypatch.setattr(
+        losses, 'charbonnier', lambda *a: original(*a) * (float('nan') if next(steps) > 5 else 1)
+    )
+    with pytest.raises(FloatingPointError, match='step 6'):
+        train(recipe(folder, 12), tmp_path)
+    state = torch.load(tmp_path / 'checkpoint.pt', weights_only=True)
+    assert state['step'] == 4
+    assert all(torch.isfinite(v).all() for v in state['network'].values())
+
+
+def test_evaluate_prints_every_set(folder, tmp_path):
+    command = [sys.executable, '-m', 'dap_led_training.evaluate', '--photographs', folder]
+    done = subprocess.run(
+        [*command, '--json', str(tmp_path / 'figures.json')],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    for word in ('synthesis', 'independent', 'lamps', 'day', 'input', 'CLAHE', 'nano'):
+        assert word in done.stdout
+    figures = yaml.safe_load((tmp_path / 'figures.json').read_text())
+    assert figures['input']['day'] == {'mean': 50.0, 'worst': 50.0}
+    assert figures['nano']['independent']['psnr'] > figures['input']['independent']['psnr'] + 5
