@@ -185,6 +185,29 @@ def test_metrics_by_hand(sharp):
     assert evaluate.ssim(dark, sharp) < evaluate.ssim(shifted, sharp) < 1
 
 
+def test_the_measure_of_a_grid_sees_only_grids(sharp):
+    rng = np.random.default_rng(0)
+    noise = np.clip(sharp + rng.normal(0, 10, sharp.shape), 0, 255).astype(np.uint8)
+    grid = sharp.astype(int)
+    grid[1::4, 2::4] += 16
+    grid = np.clip(grid, 0, 255).astype(np.uint8)
+    assert evaluate.grid_energy(sharp, sharp) == 0
+    assert evaluate.grid_energy(noise, sharp) < 0.3
+    assert evaluate.grid_energy(grid, sharp) == pytest.approx(16 * np.sqrt(15) / 16, rel=0.1)
+
+
+def test_the_measure_of_halos_has_their_sign():
+    reference = np.full((96, 96, 3), 100, np.uint8)
+    degraded = np.full((96, 96, 3), 10, np.uint8)
+    assert np.isnan(evaluate.halo_depth(reference, reference, degraded))
+    degraded[40:50, 40:50] = 255
+    assert evaluate.halo_depth(reference, reference, degraded) == 0
+    halo = reference.copy()
+    halo[20:70, 20:70] = 70
+    assert -30 <= evaluate.halo_depth(halo, reference, degraded) < -15
+    assert evaluate.halo_depth(255 - halo, 255 - reference, degraded) > 15
+
+
 # --- configuration ----------------------------------------------------------------------------
 
 

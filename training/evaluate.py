@@ -7,8 +7,10 @@ with lamps that clip. The fourth set is the photographs as they are: by day a mo
 Protocol: full frame, clamped and rounded to 8 bit; PSNR over RGB; SSIM over RGB with a Gaussian
 window of 11x11 and sigma 1.5; "aligned" is PSNR after the mean brightness of each channel has been
 made equal to the reference's, because brightness is ambiguous; by day PSNR is against the input
-itself and capped at 50 dB. Means over photographs; the time is the median of all calls, conversion
-included, and only to be compared within one run.
+itself and capped at 50 dB. Two faults that such networks are prone to are measured in grey levels
+on the set with lamps: "grid", see grid_energy(), and "halo", see halo_depth(). Means over
+photographs; the time is the median of all calls, conversion included, to be compared only within
+one run.
 """
 
 from __future__ import annotations
@@ -53,6 +55,33 @@ def ssim(frame: np.ndarray, reference: np.ndarray) -> float:
     """SSIM over RGB of two uint8 images, Gaussian window 11x11, sigma 1.5."""
     tensors = (torch.from_numpy(i).permute(2, 0, 1)[None].float() for i in (frame, reference))
     return float(structural_similarity_index_measure(*tensors, data_range=255.0))
+
+
+def grid_energy(frame: np.ndarray, reference: np.ndarray, period: int = 4) -> float:
+    """Error that repeats with every cell of 4x4 pixels, in grey levels.
+
+    The signed error of each of the 16 places in the cell is averaged over the frame; the result is
+    the standard deviation over the places. What is not periodic averages out.
+    """
+    height, width = (side // period * period for side in frame.shape[:2])
+    error = (frame.astype(np.float64) - reference)[:height, :width].mean(axis=2)
+    places = error.reshape(height // period, period, width // period, period).mean((0, 2))
+    return float(places.std())
+
+
+def halo_depth(frame: np.ndarray, reference: np.ndarray, degraded: np.ndarray) -> float:
+    """Brightness error around clipped lamps against that of the whole frame, in grey levels.
+
+    Around is 3 to 12 pixels away from where the degraded frame clips. Negative: a dark halo;
+    positive: a glow. Not a number where nothing clips.
+    """
+    clipped = (degraded.max(axis=2) >= 250).astype(np.uint8)
+    near, far = (cv2.dilate(clipped, np.ones((2 * r + 1, 2 * r + 1), np.uint8)) for r in (3, 12))
+    ring = (far > 0) & (near == 0)
+    if not clipped.any() or not ring.any():
+        return float('nan')
+    error = (frame.astype(np.float64) - reference).mean(axis=2)
+    return float(error[ring].mean() - error[far == 0].mean())
 
 
 def clahe_and_gamma(frame: np.ndarray) -> np.ndarray:
@@ -109,6 +138,10 @@ def measure(method: Method, sets: dict[str, list[Pair]], days: list[np.ndarray])
 
     for name, pairs in sets.items():
         frames = [(timed(degraded), reference) for degraded, reference in pairs]
+        if name == 'lamps':
+            halos = [halo_depth(*f, degraded) for f, (degraded, _) in zip(frames, pairs)]
+            result['grid'] = float(np.mean([grid_energy(*pair) for pair in frames]))
+            result['halo'] = float(np.nanmean(halos))
         result[name] = {
             'psnr': float(np.mean([psnr(*pair) for pair in frames])),
             'ssim': float(np.mean([ssim(*pair) for pair in frames])),
@@ -145,7 +178,9 @@ def main(arguments: list[str] | None = None) -> None:
     )
     width = max(len(name) for name in results)
     print(
-        f'{"":{width}}  ' + '  '.join(f'{name:^20}' for name in sets) + '  day mean / worst   time'
+        f'{"":{width}}  '
+        + '  '.join(f'{name:^20}' for name in sets)
+        + '  day mean / worst  grid   halo    time'
     )
     for name, figures in results.items():
         cells = [
@@ -154,8 +189,8 @@ def main(arguments: list[str] | None = None) -> None:
         ]
         day = figures['day']
         print(
-            f'{name:{width}}  {"  ".join(cells)}  {day["mean"]:5.2f} / {day["worst"]:5.2f}    '
-            f'{figures["milliseconds"]:5.1f} ms'
+            f'{name:{width}}  {"  ".join(cells)}  {day["mean"]:5.2f} / {day["worst"]:5.2f}   '
+            f'{figures["grid"]:5.2f} {figures["halo"]:6.1f} {figures["milliseconds"]:6.1f} ms'
         )
     if options.json:
         options.json.write_text(json.dumps({'photographs': len(paths), **results}, indent=2))

@@ -121,7 +121,7 @@ class EnhanceNode(Node):
 
     def _on_message_lost(self, event) -> None:
         self.get_logger().warning(
-            f'{event.total_count} images were lost before they reached this node. If the camera '
+            f'Images lost on their way to this node: {event.total_count} so far. If the camera '
             'runs on Fast DDS, start its driver with the profile fastdds_large_images.xml of this '
             'package (README, "Lost frames"), or set the parameter qos to reliable.',
             throttle_duration_sec=10.0,
