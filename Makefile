@@ -5,46 +5,54 @@
 PYTHON ?= python3
 # cpu or gpu: which ONNX Runtime to install
 RUNTIME ?= cpu
-# for make demo: a video, a folder of pictures or a rosbag2 folder
+# for make demo: a video, a folder of pictures or a rosbag2 folder, and an image topic of the bag
 INPUT ?=
+TOPIC ?=
 
-HAS_ROS := $(shell $(PYTHON) -c 'import rclpy, sensor_msgs' 2>/dev/null && echo yes)
-ifeq ($(HAS_ROS),yes)
+# A sourced ROS 2 has set AMENT_PREFIX_PATH; wheels in some Python environment have not.
+HAS_ROS := $(if $(AMENT_PREFIX_PATH),$(shell $(PYTHON) -c 'import rclpy, sensor_msgs' 2>/dev/null || echo no),no)
+ifeq ($(HAS_ROS),)
   VENV := .venv-$(or $(ROS_DISTRO),ros)
   VENV_OPTIONS := --system-site-packages
-  # rclpy of this ROS was compiled for this NumPy
-  NUMPY := $(shell $(PYTHON) -c 'import numpy; print("numpy==" + numpy.__version__)')
+  # A ROS compiled for NumPy 1 does not work with NumPy 2.
+  NUMPY := $(shell $(PYTHON) -c 'import numpy; print("numpy<2" if numpy.__version__[0] == "1" else "")')
 else
   VENV := .venv
   ROS_EXTRA := ,ros
 endif
 
-PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+RUNTIME_STAMP := $(VENV)/runtime-$(RUNTIME).stamp
+TEST_STAMP := $(VENV)/test-$(RUNTIME).stamp
+OTHER_RUNTIME := $(if $(filter gpu,$(RUNTIME)),onnxruntime,onnxruntime-gpu)
+PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
+INSTALL := $(PIP) install -c constraints.txt
 
 .PHONY: demo test lint clean
 
-demo: $(VENV)/runtime.stamp
+demo: $(RUNTIME_STAMP)
 	@MALLOC_MMAP_THRESHOLD_=67108864 MALLOC_TRIM_THRESHOLD_=268435456 MALLOC_TOP_PAD_=67108864 \
-	  $(VENV)/bin/python -m dap_led_ros.nodes.demo $(if $(INPUT),"$(INPUT)")
+	  $(VENV)/bin/python -m dap_led_ros.nodes.demo \
+	  $(if $(INPUT),"$(INPUT)") $(if $(TOPIC),--topic "$(TOPIC)")
 
-test: $(VENV)/test.stamp
+test: $(TEST_STAMP)
 	$(VENV)/bin/python -m pytest test
 
-lint: $(VENV)/test.stamp
+lint: $(TEST_STAMP)
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 
 clean:
-	rm -rf .venv .venv-* demo
+	rm -rf .venv .venv-* demo build
 
 $(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV_OPTIONS) $(VENV)
+	$(PYTHON) -m venv $(VENV_OPTIONS) $(VENV) || { rm -rf $(VENV); exit 1; }
 
-$(VENV)/runtime.stamp: $(VENV)/bin/python setup.py constraints.txt
+$(RUNTIME_STAMP): $(VENV)/bin/python setup.py constraints.txt
 	@echo "Setting up $(VENV) (once; under a minute on a good line) ..."
-	$(PIP) -e '.[$(RUNTIME),bags$(ROS_EXTRA)]' $(NUMPY)
+	@rm -f $(VENV)/*.stamp; $(PIP) uninstall --yes $(OTHER_RUNTIME) 2>/dev/null || true
+	$(INSTALL) -e '.[$(RUNTIME),bags$(ROS_EXTRA)]' $(NUMPY)
 	@touch $@
 
-$(VENV)/test.stamp: $(VENV)/runtime.stamp
+$(TEST_STAMP): $(RUNTIME_STAMP)
 	@echo "Adding what the tests need, torch among it (once; a few minutes) ..."
-	$(PIP) -e '.[$(RUNTIME),bags$(ROS_EXTRA),train,test,lint]' $(NUMPY)
+	$(INSTALL) -e '.[$(RUNTIME),bags$(ROS_EXTRA),train,test,lint]' $(NUMPY)
 	@touch $@

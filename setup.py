@@ -58,7 +58,7 @@ setup(
     zip_safe=False,
     install_requires=[
         'setuptools',
-        'numpy>=1.23,<3',  # frames
+        'numpy>=1.21,<3',  # frames
         'tqdm>=4.60,<5',  # progress bars
     ],
     extras_require=extras,

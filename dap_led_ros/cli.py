@@ -8,9 +8,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from dap_led_ros import doctor, media
-from dap_led_ros.inference import Enhancer, weights
-from dap_led_ros.inference.backends.onnx import DEVICES
+# Only what a broken installation has too: `dap-led doctor` must run where OpenCV does not.
+from dap_led_ros import doctor
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,15 +21,15 @@ def main(arguments: list[str] | None = None) -> int:
     enhance = commands.add_parser('enhance', help='enhance a picture, a folder or a video')
     enhance.add_argument('input', type=Path, metavar='INPUT')
     enhance.add_argument('output', type=Path, metavar='OUTPUT')
-    enhance.add_argument('--model', default=weights.DEFAULT, help='name or path of an .onnx file')
-    enhance.add_argument('--device', default='auto', choices=DEVICES)
+    enhance.add_argument('--model', default='nano', help='name or path of an .onnx file')
+    enhance.add_argument('--device', default='auto', help='auto, cpu or cuda')
     enhance.add_argument('--overwrite', action='store_true', help='replace files that exist')
     enhance.set_defaults(run=_enhance)
     commands.add_parser('doctor', help='check this installation').set_defaults(run=_doctor)
     options = parser.parse_args(arguments)
     try:
         return options.run(options)
-    except (ValueError, RuntimeError, OSError) as error:
+    except (ImportError, ValueError, RuntimeError, OSError) as error:
         print(f'dap-led: {error}', file=sys.stderr)
     except KeyboardInterrupt:
         print('dap-led: interrupted', file=sys.stderr)
@@ -38,6 +37,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _enhance(options: argparse.Namespace) -> int:
+    import cv2
+
+    from dap_led_ros import media
+    from dap_led_ros.inference import Enhancer
+
+    # Our own message says what is wrong with a file.
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     source, output = options.input, options.output
     if source.is_dir() and not (source / 'metadata.yaml').exists():
         return _enhance_folder(options)
@@ -60,6 +66,9 @@ def _enhance(options: argparse.Namespace) -> int:
 
 def _enhance_folder(options: argparse.Namespace) -> int:
     """Enhance what can be read; name what cannot."""
+    from dap_led_ros import media
+    from dap_led_ros.inference import Enhancer
+
     pictures = media.find_images(options.input)
     if not pictures:
         raise ValueError(f'{options.input} has no pictures ({", ".join(media.IMAGE_SUFFIXES)})')

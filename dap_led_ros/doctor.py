@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import importlib.util
 import platform
@@ -13,7 +14,15 @@ OPENCV_WHEELS = (
     'opencv-contrib-python',
     'opencv-contrib-python-headless',
 )
-ONNXRUNTIME_WHEELS = ('onnxruntime', 'onnxruntime-gpu')
+ONNXRUNTIME_WHEELS = (
+    'onnxruntime',
+    'onnxruntime-directml',
+    'onnxruntime-gpu',
+    'onnxruntime-openvino',
+    'onnxruntime-qnn',
+    'onnxruntime-rocm',
+    'onnxruntime-training',
+)
 
 
 @dataclass(frozen=True)
@@ -40,37 +49,41 @@ def examine() -> list[Finding]:
     wheels = installed_wheels()
     return [
         Finding('ok', f'Python {platform.python_version()} on {platform.machine()}'),
-        check_one_of('OpenCV', OPENCV_WHEELS, wheels, 'opencv-python-headless', module='cv2'),
-        check_one_of('ONNX Runtime', ONNXRUNTIME_WHEELS, wheels, 'onnxruntime'),
+        check_one_of('OpenCV', OPENCV_WHEELS, wheels, 'opencv-python-headless', 'cv2'),
+        check_one_of('ONNX Runtime', ONNXRUNTIME_WHEELS, wheels, 'onnxruntime', 'onnxruntime'),
         _check_model(),
         _check_ros(),
     ]
 
 
 def check_one_of(
-    name: str,
-    choices: tuple[str, ...],
-    wheels: dict[str, str],
-    usual: str,
-    module: str | None = None,
+    name: str, choices: tuple[str, ...], wheels: dict[str, str], usual: str, module: str
 ) -> Finding:
-    """Exactly one of several wheels that own the same folder must be installed."""
-    found = [f'{wheel} {wheels[wheel]}' for wheel in choices if wheel in wheels]
-    if len(found) > 1:
-        keep = next(w for w in reversed(choices) if w in wheels)
-        if usual in wheels and name == 'OpenCV':
-            keep = usual
-        removed = ' '.join(wheel for wheel in choices if wheel in wheels)
+    """Exactly one of several wheels that own the same folder must be installed, and work.
+
+    :param choices: names of the wheels.
+    :param wheels: what is installed: name and version.
+    :param usual: the wheel to install where there is none, and to keep of several OpenCVs.
+    :param module: what Python imports.
+    """
+    there = [wheel for wheel in choices if wheel in wheels]
+    found = ' and '.join(f'{wheel} {wheels[wheel]}' for wheel in there)
+    if len(there) > 1:
+        # Of two OpenCVs keep the headless one; of two ONNX Runtimes the one for the accelerator.
+        keep = usual if usual in there and module == 'cv2' else there[-1]
         return Finding(
             'problem',
-            f'{name}: {" and ".join(found)} overwrite each other',
-            f'pip uninstall -y {removed} && pip install --no-cache-dir {keep}',
+            f'{name}: {found} overwrite each other',
+            f'pip uninstall -y {" ".join(there)} && pip install --no-cache-dir {keep}',
         )
-    if found:
-        return Finding('ok', f'{name}: {found[0]}')
-    if importlib.util.find_spec(module or choices[0]):
-        return Finding('ok', f'{name}: from the system')
-    return Finding('problem', f'{name} is missing', f'pip install {usual}')
+    try:
+        importlib.import_module(module)
+    except Exception as error:
+        if there:
+            again = f'pip install --force-reinstall --no-deps {there[0]}'
+            return Finding('problem', f'{name}: {found} does not import: {error}', again)
+        return Finding('problem', f'{name} is missing: {error}', f'pip install {usual}')
+    return Finding('ok', f'{name}: {found or "from the system"}')
 
 
 def _check_model() -> Finding:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from dap_led_ros import image_codec
 IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 VIDEO_SUFFIXES = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpg', '.mpeg', '.webm')
 _VIDEO_CODES = {'.avi': 'MJPG', '.mkv': 'mp4v', '.mov': 'mp4v', '.mp4': 'mp4v', '.webm': 'VP80'}
+_SIXTEEN_BIT_SUFFIXES = ('.png', '.tif', '.tiff')
 _BAG_IMAGE_TYPES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
 
 
@@ -70,11 +73,13 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def write_image(path: Path, frame: np.ndarray) -> None:
-    """Write (H, W, 3) RGB; the suffix decides the format.
+    """Write (H, W, 3) RGB; the suffix decides the format, and whether 16 bit stay 16.
 
     :raises ValueError: OpenCV cannot write this format here.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix.lower() not in _SIXTEEN_BIT_SUFFIXES:
+        frame = eight_bit(frame)
     try:
         written = cv2.imwrite(str(path), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
     except cv2.error:
@@ -83,8 +88,20 @@ def write_image(path: Path, frame: np.ndarray) -> None:
         raise ValueError(f'{path} cannot be written: use one of {", ".join(IMAGE_SUFFIXES)}')
 
 
+def eight_bit(frame: np.ndarray) -> np.ndarray:
+    """uint8 as it is, uint16 rounded to uint8."""
+    return (
+        frame
+        if frame.dtype == np.uint8
+        else ((frame.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    )
+
+
 class VideoFile:
-    """A video that appears under its name when it is complete."""
+    """A video that appears under its name when it is complete.
+
+    Video codecs want even sides: a frame of odd width or height gets its last column or row twice.
+    """
 
     def __init__(self, path: Path, rate: float) -> None:
         """Prepare to write; the first frame decides the size.
@@ -93,12 +110,16 @@ class VideoFile:
         """
         if path.suffix.lower() not in _VIDEO_CODES:
             raise ValueError(f'{path} is no video: use one of {", ".join(_VIDEO_CODES)}')
-        self.path, self.rate = path, rate
+        self.path = path
+        self.rate = round(rate, 2) if rate < 650 else round(rate)  # MPEG-4 takes no finer ones
         self._part = path.with_name(f'.part-{path.name}')
         self._writer: cv2.VideoWriter | None = None
 
     def write(self, frame: np.ndarray) -> None:
         """Append (H, W, 3) RGB uint8; all frames have the size of the first."""
+        height, width = frame.shape[:2]
+        if height % 2 or width % 2:
+            frame = cv2.copyMakeBorder(frame, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
         if self._writer is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             code = cv2.VideoWriter_fourcc(*_VIDEO_CODES[self.path.suffix.lower()])
@@ -121,6 +142,7 @@ class VideoFile:
 
 
 def _open_video(path: Path) -> Source:
+    os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')  # our own message says what is wrong
     capture = cv2.VideoCapture(str(path))
     ok, first = capture.read()
     if not ok:
@@ -150,22 +172,39 @@ def _open_bag(path: Path, topic: str | None) -> Source:
     except AnyReaderError as error:
         raise ValueError(f'{path} cannot be read as a bag: {error}') from None
     cameras = [c for c in reader.connections if c.msgtype in _BAG_IMAGE_TYPES]
-    chosen = [c for c in cameras if topic in (None, c.topic)][:1]
-    if not chosen:
+    there = ', '.join(sorted({c.topic for c in cameras})) or 'none'
+    candidates = [c for c in cameras if topic in (None, c.topic)]
+    chosen = next((c for c in candidates if _first_frame_decodes(reader, c)), None)
+    if chosen is None:
         reader.close()
-        there = ', '.join(sorted({c.topic for c in cameras})) or 'none'
-        raise ValueError(f'{path} has no image topic {topic or ""}; its image topics: {there}')
-    seconds = reader.duration / 1e9
-    count = chosen[0].msgcount
+        which = f'topic {topic} with frames' if topic else 'topic with frames'
+        raise ValueError(f'{path} has no {which} of colour or grey; its image topics: {there}')
+    seconds, count = reader.duration / 1e9, chosen.msgcount
+    reader.close()
 
     def frames() -> Iterator[np.ndarray]:
+        skipped = 0
         with reader:
-            for connection, _, data in reader.messages(connections=chosen):
-                yield _decode_bag_image(reader.deserialize(data, connection.msgtype))
+            for connection, _, data in reader.messages(connections=[chosen]):
+                try:
+                    yield _decode_bag_image(reader.deserialize(data, connection.msgtype))
+                except ValueError:
+                    skipped += 1
+        if skipped:
+            warnings.warn(f'{skipped} frames of {chosen.topic} cannot be decoded', stacklevel=2)
 
-    reader.close()
     rate = (count - 1) / seconds if count > 1 and seconds > 0 else None
     return Source('bag', count, rate, frames())
+
+
+def _first_frame_decodes(reader: object, connection: object) -> bool:
+    for _, _, data in reader.messages(connections=[connection]):
+        try:
+            _decode_bag_image(reader.deserialize(data, connection.msgtype))
+        except ValueError:
+            return False
+        return True
+    return False
 
 
 def _decode_bag_image(message: object) -> np.ndarray:

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
@@ -43,7 +43,9 @@ ARGUMENTS = [
         description='auto, cpu or cuda; empty: as in params_file.',
     ),
     DeclareLaunchArgument(
-        'use_sim_time', default_value='false', description='Follow /clock (rosbag replay).'
+        'use_sim_time',
+        default_value='',
+        description='true: follow /clock (rosbag replay); empty: as in params_file.',
     ),
     DeclareLaunchArgument(
         'log_level', default_value='info', description='debug, info, warn, error or fatal.'
@@ -52,20 +54,15 @@ ARGUMENTS = [
 
 
 def generate_launch_description():
-    """Arguments, the environment that large images need, and the node."""
-    profile = SHARE / 'config' / environment.PROFILE
-    variables = environment.additions(profile, os.environ)
-    return LaunchDescription(
-        [
-            *ARGUMENTS,
-            *(SetEnvironmentVariable(name, value) for name, value in variables.items()),
-            OpaqueFunction(function=_node),
-        ]
-    )
+    """Arguments and the node."""
+    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=_node)])
 
 
 def _node(context):
-    """The node; an argument left empty does not override params_file."""
+    """The node; an argument left empty does not override params_file.
+
+    Its environment gets what large images need, except what is set already.
+    """
 
     def value(name):
         return LaunchConfiguration(name).perform(context)
@@ -73,7 +70,9 @@ def _node(context):
     image = value('image')
     camera_info = value('camera_info') or '/'.join([*image.split('/')[:-1], 'camera_info'])
     given = {name: value(name) for name in ('model', 'device') if value(name)}
-    sim_time = {'use_sim_time': value('use_sim_time').lower() == 'true'}
+    if value('use_sim_time'):
+        given['use_sim_time'] = value('use_sim_time').lower() == 'true'
+    profile = SHARE / 'config' / environment.PROFILE
     node = Node(
         package='dap_led_ros',
         executable='enhance_node',
@@ -81,7 +80,8 @@ def _node(context):
         namespace=value('namespace'),
         output='screen',
         remappings=[('image_raw', image), ('camera_info', camera_info)],
-        parameters=[value('params_file'), {**given, **sim_time}],
+        parameters=[value('params_file'), given],
+        additional_env=environment.additions(profile, os.environ),
         ros_arguments=['--log-level', value('log_level')],
     )
     return [node]

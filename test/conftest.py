@@ -10,6 +10,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -49,7 +50,7 @@ class NodeProcess:
     """A node in a process of its own, as a user would start it."""
 
     def __init__(self, module: str, arguments: list[str], environment: dict[str, str]) -> None:
-        self._log = tempfile.TemporaryFile('w+')  # noqa: SIM115, closed in stop()
+        self._log = tempfile.NamedTemporaryFile('w')  # noqa: SIM115, closed in stop()
         self.process = subprocess.Popen(
             [sys.executable, '-m', module, '--ros-args', *arguments],
             env=environment,
@@ -59,8 +60,7 @@ class NodeProcess:
 
     @property
     def log(self) -> str:
-        self._log.seek(0)
-        return self._log.read()
+        return Path(self._log.name).read_text()
 
     def interrupt(self) -> tuple[int, float]:
         """Send Ctrl-C; returns the exit status and the seconds that it took."""
@@ -99,27 +99,33 @@ def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
     return True
 
 
-def write_bag(path, frames):
-    """A rosbag2 with two cameras: raw (bgr8) and compressed (JPEG)."""
+def write_bag(path: Path, frames: list[np.ndarray], depth_first: bool = False) -> None:
+    """A rosbag2 with two cameras, raw (bgr8) and compressed (JPEG); perhaps depth before them."""
     rosbags = pytest.importorskip('rosbags.rosbag2', reason='rosbags is not installed')
     from rosbags.typesys import Stores, get_typestore
 
     store = get_typestore(Stores.ROS2_HUMBLE)
-    types = store.types
+    image, compressed = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'
     with rosbags.Writer(path, version=8) as writer:
-        raw = writer.add_connection('/raw', 'sensor_msgs/msg/Image', typestore=store)
-        jpeg = writer.add_connection('/jpeg', 'sensor_msgs/msg/CompressedImage', typestore=store)
+        topics = {'/raw': image, '/jpeg': compressed}
+        if depth_first:
+            topics = {'/depth': image, **topics}
+        connections = {
+            topic: writer.add_connection(topic, kind, typestore=store)
+            for topic, kind in topics.items()
+        }
         for index, frame in enumerate(frames):
-            stamp = types['builtin_interfaces/msg/Time'](sec=index, nanosec=0)
-            header = types['std_msgs/msg/Header'](stamp=stamp, frame_id='camera')
+            stamp = store.types['builtin_interfaces/msg/Time'](sec=index, nanosec=0)
+            header = store.types['std_msgs/msg/Header'](stamp=stamp, frame_id='camera')
             pixels = np.ascontiguousarray(frame[..., ::-1])
-            message = types['sensor_msgs/msg/Image'](
-                header, *frame.shape[:2], 'bgr8', 0, frame.shape[1] * 3, pixels.ravel()
-            )
-            code = cv2.imencode('.jpg', pixels)[1].ravel()
-            small = types['sensor_msgs/msg/CompressedImage'](header, 'jpeg', code)
-            for connection, kind, content in (
-                (raw, 'sensor_msgs/msg/Image', message),
-                (jpeg, 'sensor_msgs/msg/CompressedImage', small),
-            ):
-                writer.write(connection, index * 10**8, store.serialize_cdr(content, kind))
+            height, width = frame.shape[:2]
+            grey = np.zeros(height * width * 2, np.uint8)
+            messages = {
+                '/raw': (height, width, 'bgr8', 0, width * 3, pixels.ravel()),
+                '/depth': (height, width, '16UC1', 0, width * 2, grey),
+                '/jpeg': ('jpeg', cv2.imencode('.jpg', pixels)[1].ravel()),
+            }
+            for topic, connection in connections.items():
+                message = store.types[topics[topic]](header, *messages[topic])
+                data = store.serialize_cdr(message, topics[topic])
+                writer.write(connection, index * 10**8, data)

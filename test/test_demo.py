@@ -60,7 +60,20 @@ def test_the_users_own_frames(pictures, tmp_path, kind, count):
     assert done.returncode == 0, done.stderr
     assert re.search(rf'frames sent +{count} ', done.stdout)
     assert 'PSNR' not in done.stdout
-    assert (tmp_path / 'out' / 'side_by_side.png').exists()
+    picture = media.read_image(tmp_path / 'out' / 'side_by_side.png')
+    assert picture.shape[1] == 2 * 640
+    assert re.search(rf'the node +{count + 12} received, {count + 12} enhanced', done.stdout)
+    if kind == 'folder':  # of mixed sizes: both panels of the smallest are there
+        last = picture[-96:, :256]
+        assert last[40:, 128:].mean() > 2 * last[40:, :128].mean() > 2
+
+
+def test_frames_that_cannot_be_enhanced_are_no_success(tmp_path, night):
+    media.write_image(tmp_path / 'tiny' / '0.png', night[0][:12, :12])
+    done = demo(tmp_path / 'out', str(tmp_path / 'tiny'))
+    assert done.returncode == 1
+    assert 'no frame was enhanced' in done.stderr
+    assert '12x12: the least is 16x16' in done.stderr
 
 
 def test_a_wrong_path_gets_one_clear_line(tmp_path):

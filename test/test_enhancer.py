@@ -111,6 +111,17 @@ def test_a_model_of_another_kind_is_said_so(tmp_path):
         Enhancer.load(str(tmp_path / 'i.onnx'))
 
 
+def test_a_model_that_changes_the_size_is_refused(night):
+    class Doubling:
+        provider = 'none'
+
+        def run(self, frames):
+            return frames.repeat(2, axis=2)
+
+    with pytest.raises(ValueError, match='model x2 changes'):
+        Enhancer(Doubling(), 'x2').enhance(night[0])
+
+
 def test_a_device_that_is_not_there_is_an_error():
     import onnxruntime
 

@@ -30,7 +30,12 @@ def test_the_profile_is_added_where_there_is_none(distro, variable):
 
 
 @pytest.mark.parametrize(
-    'variable', ['FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE']
+    'variable',
+    [
+        'FASTDDS_DEFAULT_PROFILES_FILE',
+        'FASTRTPS_DEFAULT_PROFILES_FILE',
+        'FASTDDS_BUILTIN_TRANSPORTS',
+    ],
 )
 def test_what_the_user_has_set_stays(variable):
     mine = {variable: '/mine.xml', 'MALLOC_TRIM_THRESHOLD_': '1'}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import cv2
 import numpy as np
 import pytest
@@ -30,6 +33,30 @@ def test_a_picture_of_sixteen_bit_stays_one(pictures, tmp_path):
     media.write_image(tmp_path / 'deep.png', picture)
     assert main(['enhance', str(tmp_path / 'deep.png'), str(tmp_path / 'out.png')]) == 0
     assert media.read_image(tmp_path / 'out.png').dtype == np.uint16
+
+
+def test_sixteen_bit_into_a_format_of_eight_is_scaled(pictures, tmp_path):
+    picture = media.read_image(pictures / '0.png')
+    media.write_image(tmp_path / 'shallow.jpg', picture.astype(np.uint16) * 257)
+    assert cv2.PSNR(media.read_image(tmp_path / 'shallow.jpg'), picture) > 30
+
+
+def test_a_broken_video_leaves_nothing_behind(tmp_path, night):
+    with (
+        pytest.raises(RuntimeError, match='half way'),
+        media.VideoFile(tmp_path / 'v.mp4', 9) as v,
+    ):
+        v.write(night[0])
+        raise RuntimeError('half way')
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('rate', [1.0, 29.97, 66.66667, 97.531, 700.123])
+def test_videos_of_any_rate_and_of_odd_size(tmp_path, night, rate):
+    write_video(tmp_path / 'v.mp4', [night[0][:121, :161]] * 3, rate)
+    source = media.open_source(tmp_path / 'v.mp4')
+    assert source.rate == pytest.approx(rate, rel=0.001)
+    assert next(source.frames).shape == (122, 162, 3)
 
 
 def test_enhance_a_folder_and_name_what_is_broken(pictures, tmp_path, capsys):
@@ -73,16 +100,18 @@ def test_nothing_is_overwritten_without_being_told(pictures, tmp_path, capsys):
     [
         ('missing.mp4', None, 'does not exist'),
         ('text.txt', b'hello', 'neither a picture nor a video'),
+        ('cut.mp4', b'\x00\x00\x00\x18ftypmp42' + bytes(200), 'neither a picture nor a video'),
         ('cut.png', b'\x89PNG\r\n\x1a\n', 'cannot be read as a picture'),
     ],
 )
-def test_wrong_input_gets_one_clear_line(tmp_path, capsys, name, content, said):
+def test_wrong_input_gets_one_clear_line(tmp_path, capfd, name, content, said):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     assert main(['enhance', str(tmp_path / name), str(tmp_path / 'out.png')]) == 1
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert lines[-1].startswith('dap-led: ')
-    assert said in lines[-1]
+    lines = capfd.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith('dap-led: ')
+    assert said in lines[0]
     assert not (tmp_path / 'out.png').exists()
 
 
@@ -115,6 +144,32 @@ def test_a_bag_is_a_source_of_frames(tmp_path, night):
         media.open_source(tmp_path / 'bag', '/rear')
 
 
+def test_a_bag_that_begins_with_depth_gives_its_colour_camera(tmp_path, night):
+    write_bag(tmp_path / 'bag', [night[0]] * 2, depth_first=True)
+    source = media.open_source(tmp_path / 'bag')
+    np.testing.assert_array_equal(next(source.frames), night[0])
+    with pytest.raises(
+        ValueError, match=r'no topic /depth .*its image topics: /depth, /jpeg, /raw'
+    ):
+        media.open_source(tmp_path / 'bag', '/depth')
+
+
+def test_frames_of_a_bag_that_cannot_be_decoded_are_skipped_and_said(tmp_path, night, monkeypatch):
+    write_bag(tmp_path / 'bag', [night[0]] * 4)
+    source = media.open_source(tmp_path / 'bag')
+    decode, calls = media._decode_bag_image, []
+
+    def decode_but_the_second(message):
+        calls.append(message)
+        if len(calls) == 2:
+            raise media.image_codec.MalformedImageError('broken')
+        return decode(message)
+
+    monkeypatch.setattr(media, '_decode_bag_image', decode_but_the_second)
+    with pytest.warns(UserWarning, match='1 frames of /raw cannot be decoded'):
+        assert len(list(source.frames)) == 3
+
+
 def test_a_broken_bag_is_said_so(tmp_path):
     pytest.importorskip('rosbags', reason='rosbags is not installed')
     (tmp_path / 'bag').mkdir()
@@ -132,30 +187,41 @@ def test_doctor_finds_this_installation_sound(capsys):
     ('wheels', 'status', 'said'),
     [
         ({'onnxruntime': '1', 'onnxruntime-gpu': '1'}, 'problem', 'overwrite each other'),
+        ({'onnxruntime': '1', 'onnxruntime-openvino': '1'}, 'problem', 'overwrite each other'),
         ({'onnxruntime-gpu': '1'}, 'ok', 'onnxruntime-gpu 1'),
     ],
 )
 def test_doctor_sees_two_onnxruntimes(wheels, status, said):
-    found = doctor.check_one_of('ONNX Runtime', doctor.ONNXRUNTIME_WHEELS, wheels, 'onnxruntime')
+    found = doctor.check_one_of(
+        'ONNX Runtime', doctor.ONNXRUNTIME_WHEELS, wheels, 'onnxruntime', 'onnxruntime'
+    )
     assert found.status == status
     assert said in found.what
     if status == 'problem':
-        assert found.remedy.startswith(
-            'pip uninstall -y onnxruntime onnxruntime-gpu && pip install'
-        )
-        assert found.remedy.endswith('onnxruntime-gpu')
+        assert found.remedy.startswith(f'pip uninstall -y {" ".join(wheels)} && pip install')
+        assert found.remedy.endswith(list(wheels)[-1])
 
 
 def test_doctor_keeps_the_headless_opencv():
     wheels = {'opencv-python': '4', 'opencv-python-headless': '4'}
     found = doctor.check_one_of(
-        'OpenCV', doctor.OPENCV_WHEELS, wheels, 'opencv-python-headless', module='cv2'
+        'OpenCV', doctor.OPENCV_WHEELS, wheels, 'opencv-python-headless', 'cv2'
     )
     assert found.remedy.endswith('pip install --no-cache-dir opencv-python-headless')
 
 
 def test_doctor_sees_that_nothing_is_there():
-    found = doctor.check_one_of(
-        'Thing', ('thing-wheel',), {}, 'thing-wheel', module='no_such_thing'
-    )
+    found = doctor.check_one_of('Thing', ('thing-wheel',), {}, 'thing-wheel', 'no_such_thing')
     assert (found.status, found.remedy) == ('problem', 'pip install thing-wheel')
+
+
+def test_doctor_runs_where_opencv_is_broken(tmp_path):
+    (tmp_path / 'cv2.py').write_text("raise ImportError('libGL.so.1 is missing')")
+    code = f'import sys; sys.path.insert(0, {str(tmp_path)!r}); from dap_led_ros.cli import main; '
+    done = subprocess.run(
+        [sys.executable, '-c', code + "sys.exit(main(['doctor']))"], capture_output=True, text=True
+    )
+    assert done.returncode == 1, done.stderr
+    assert 'libGL.so.1 is missing' in done.stdout
+    assert 'pip install --force-reinstall' in done.stdout
+    assert 'Traceback' not in done.stderr

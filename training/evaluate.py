@@ -1,4 +1,4 @@
-"""Measure a model: python -m dap_led_training.evaluate [MODEL ...] --photographs FOLDER ...
+"""Measure a model: python -m dap_led_training.evaluate [MODEL ...] [--photographs FOLDER ...].
 
 Validation photographs (every eighth of each folder, never trained on), fitted to 640x480, are
 degraded in three ways: by the training's own synthesis, by an independent one, and by that one
@@ -28,11 +28,15 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from tqdm import tqdm
 
 from dap_led_ros.inference import Enhancer
+from dap_led_training import configuration
 from dap_led_training.data.photographs import find_photographs, read_rgb
 from dap_led_training.degradation import independent
 from dap_led_training.degradation.night_blur import NightBlurConfig, degrade, margin
+from dap_led_training.train import TrainConfig
 
 SIZE = (640, 480)
+SIZES = ((16, 16), (17, 31), (333, 241), (640, 480), (1279, 719), (1920, 1080))
+RECIPE = Path(__file__).parent / 'configs' / 'nano.yaml'
 PSNR_CAP = 50.0
 Pair = tuple[np.ndarray, np.ndarray]
 Method = Callable[[np.ndarray], np.ndarray]
@@ -161,11 +165,14 @@ def main(arguments: list[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('models', nargs='*', default=['nano'], metavar='MODEL')
-    parser.add_argument('--photographs', nargs='+', required=True, metavar='FOLDER')
+    parser.add_argument(
+        '--photographs', nargs='+', metavar='FOLDER', help=f'default: the ones of {RECIPE.name}'
+    )
     parser.add_argument('--json', type=Path, help='write the figures here too')
     options = parser.parse_args(arguments)
 
-    paths = find_photographs(options.photographs, validation=True)
+    folders = options.photographs or configuration.load(RECIPE, TrainConfig).photographs
+    paths = find_photographs(folders, validation=True)
     sets, days = night_sets(paths), [fit(read_rgb(path), *SIZE) for path in paths]
     methods: dict[str, Method] = {'input': lambda frame: frame, 'CLAHE + gamma': clahe_and_gamma}
     for model in options.models:
@@ -192,6 +199,10 @@ def main(arguments: list[str] | None = None) -> None:
             f'{name:{width}}  {"  ".join(cells)}  {day["mean"]:5.2f} / {day["worst"]:5.2f}   '
             f'{figures["grid"]:5.2f} {figures["halo"]:6.1f} {figures["milliseconds"]:6.1f} ms'
         )
+    sizes = ', '.join(f'{width}x{height}' for width, height in SIZES)
+    for name in options.models:
+        changed = [s for s in SIZES if methods[name](fit(days[0], *s)).shape != (s[1], s[0], 3)]
+        print(f'{name}: sizes {sizes} kept' if not changed else f'{name}: CHANGED sizes {changed}')
     if options.json:
         options.json.write_text(json.dumps({'photographs': len(paths), **results}, indent=2))
 

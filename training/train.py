@@ -72,8 +72,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 def train(config: TrainConfig, out: Path) -> Path:
     """Train (or resume) a run; returns the path of the averaged weights."""
+    if config.network not in PRESETS:
+        raise ValueError(f'no network {config.network!r}: use one of {", ".join(PRESETS)}')
     out.mkdir(parents=True, exist_ok=True)
-    (out / 'config.yaml').write_text(yaml.safe_dump(_plain(config), sort_keys=False))
+    _write_config(out / 'config.yaml', config)
     torch.manual_seed(config.seed)
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     network = Nano(PRESETS[config.network]).to(device, memory_format=torch.channels_last)
@@ -110,7 +112,9 @@ def train(config: TrainConfig, out: Path) -> Path:
         terms = _terms(enhanced.float().contiguous(), target.contiguous(), config.losses)
         loss = sum(terms.values())
         if not torch.isfinite(loss):
-            raise FloatingPointError(f'loss is {loss.item()} at step {step}; {checkpoint} is good')
+            raise FloatingPointError(
+                f'the loss is {loss.item()} at step {step}; what {out} holds is from before'
+            )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -153,7 +157,7 @@ def _save(
     optimizer: torch.optim.Optimizer,
     step: int,
 ) -> None:
-    """Write both files whole or not at all."""
+    """Write each file whole or not at all."""
     state = {
         'network': network.state_dict(),
         'average': average.state_dict(),
@@ -193,6 +197,14 @@ def _log(path: Path, step: int, seconds: float, rate: float, running: dict[str, 
         if new:
             writer.writeheader()
         writer.writerow(row)
+
+
+def _write_config(path: Path, config: TrainConfig) -> None:
+    """Keep the configuration beside its run; say so where a run goes on with another one."""
+    text = yaml.safe_dump(_plain(config), sort_keys=False)
+    if path.exists() and path.read_text() != text:
+        print(f'the configuration is not the one of {path}: going on with the new one')
+    path.write_text(text)
 
 
 def _plain(config: TrainConfig) -> dict:

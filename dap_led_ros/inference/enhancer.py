@@ -68,7 +68,7 @@ class Enhancer:
         """Brighten and deblur one frame; its size and type stay.
 
         :param frame: (H, W, 3) RGB, uint8 or uint16 (full range), H and W >= 16.
-        :raises ValueError: a frame of another shape or type.
+        :raises ValueError: a frame of another shape or type, or a model that changes the size.
         """
         if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype not in (np.uint8, np.uint16):
             raise ValueError(
@@ -80,9 +80,13 @@ class Enhancer:
         start = time.perf_counter()
         tensor = to_tensor(frame)
         converted = time.perf_counter()
-        tensor = self._backend.run(tensor)
+        result = self._backend.run(tensor)
         inferred = time.perf_counter()
-        enhanced = to_frame(tensor, frame.dtype)
+        if result.shape != tensor.shape:
+            raise ValueError(
+                f'model {self.model} changes {tensor.shape} to {result.shape}: not an enhancer'
+            )
+        enhanced = to_frame(result, frame.dtype)
         done = time.perf_counter()
         return Enhanced(
             enhanced,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -31,6 +32,9 @@ from dap_led_ros.nodes import environment
 NAMESPACE = 'dap_led_demo'
 PANEL = 640  # width of one picture in what is written
 PATIENCE = 30.0  # seconds to wait for the node to start, and for a single frame
+WARM_UP = 12  # frames that find out what the machine sustains
+SLOWEST = 5.0  # frames per second; a slower source is played faster
+MEMORY = 1 << 30  # bytes of frames to hold at the most
 
 
 @dataclass
@@ -106,9 +110,13 @@ class Play:
     camera_infos: int
     node_log: str = ''
     received: list[Shot] = field(init=False)
+    node_counts: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
         self.received = [shot for shot in self.shots if shot.enhanced is not None]
+        closing = [line for line in self.node_log.splitlines() if ' received, ' in line]
+        found = re.findall(r'(\d+) (\w+)', closing[-1].split(']: ')[-1]) if closing else []
+        self.node_counts = {name: int(number) for number, name in found}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -117,9 +125,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('input', nargs='?', help='video, folder of pictures or rosbag2 folder')
     parser.add_argument('--topic', help='image topic of a bag (default: its first)')
     parser.add_argument('--out', type=Path, default=Path('demo'))
-    parser.add_argument('--frames', type=int, default=150, help='play at most so many')
+    parser.add_argument('--frames', type=int, default=150, help='play at most so many (150)')
     parser.add_argument('--model', default='nano')
     options = parser.parse_args(arguments)
+    if options.frames < 1:
+        parser.error('--frames is at least 1')
     try:
         shots, rate, title = _load(options)
         play = _play(shots, rate, options.model)
@@ -127,7 +137,13 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, RuntimeError, OSError) as error:
         print(f'demo: {error}', file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print('demo: interrupted', file=sys.stderr)
+        return 130
     _report(play, title, written)
+    if not play.node_counts.get('enhanced'):
+        print(f'demo: no frame was enhanced; the node said:\n{play.node_log}', file=sys.stderr)
+        return 1
     return 0
 
 
@@ -142,10 +158,16 @@ def _load(options: argparse.Namespace) -> tuple[list[Shot], float, str]:
         )
         return [Shot(*pair) for pair in pairs], sample.RATE, 'the sample night sequence'
     source = media.open_source(options.input, options.topic)
-    frames = itertools.islice(source.frames, options.frames)
-    shots = [Shot(np.ascontiguousarray(_eight_bit(frame)), None) for frame in frames]
+    shots, size = [], 0
+    for frame in itertools.islice(source.frames, options.frames):
+        shots.append(Shot(media.eight_bit(frame), None))
+        size += frame.nbytes
+        if size > MEMORY:
+            break
+    if not shots:
+        raise ValueError(f'{options.input} has no frames')
     title = f'{options.input} ({len(shots)} of {source.count} frames)'
-    return shots, source.rate or 30.0, title
+    return shots, max(source.rate or 30.0, SLOWEST), title
 
 
 def _play(shots: list[Shot], source_rate: float, model: str) -> Play:
@@ -158,13 +180,15 @@ def _play(shots: list[Shot], source_rate: float, model: str) -> Play:
     rclpy.init()
     camera, executor = Camera(), SingleThreadedExecutor()
     executor.add_node(camera)
-    with tempfile.TemporaryFile('w+') as log:
+    with tempfile.NamedTemporaryFile('w') as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         spinning = threading.Thread(target=executor.spin)
         spinning.start()
         try:
             if not camera.wait_for_node(process):
-                raise RuntimeError(f'the enhance node did not start:\n{_text(log)}')
+                raise RuntimeError(
+                    f'the enhance node did not start:\n{Path(log.name).read_text().strip()}'
+                )
             rate = min(source_rate, 0.8 * _sustained_rate(camera, shots[0]))
             _send_all(camera, shots, rate)
         finally:
@@ -176,13 +200,13 @@ def _play(shots: list[Shot], source_rate: float, model: str) -> Play:
             executor.shutdown()
             spinning.join()
             rclpy.try_shutdown()
-        return Play(shots, rate, camera.camera_infos_received, _text(log))
+        return Play(shots, rate, camera.camera_infos_received, Path(log.name).read_text().strip())
 
 
-def _sustained_rate(camera: Camera, first: Shot, rounds: int = 12) -> float:
+def _sustained_rate(camera: Camera, first: Shot) -> float:
     """Frames per second with one frame at a time on its way."""
     times = []
-    for _ in range(rounds):
+    for _ in range(WARM_UP):
         shot = Shot(first.camera, None)
         if not camera.send_and_wait(shot):
             raise RuntimeError(f'no frame came back within {PATIENCE:.0f} s')
@@ -212,8 +236,11 @@ def _write(play: Play, out: Path) -> list[Path]:
     picture, film = out / 'side_by_side.png', out / 'side_by_side.mp4'
     picks = np.linspace(0, len(play.received) - 1, min(3, len(play.received))).round().astype(int)
     rows = [_side_by_side(play.received[i], reference=True) for i in picks]
-    width = min(row.shape[1] for row in rows)
-    media.write_image(picture, np.vstack([row[:, :width] for row in rows]))
+    width = max(row.shape[1] for row in rows)
+    padded = [
+        cv2.copyMakeBorder(row, 0, 0, 0, width - row.shape[1], cv2.BORDER_CONSTANT) for row in rows
+    ]
+    media.write_image(picture, np.vstack(padded))
     with media.VideoFile(film, play.rate) as video:
         size = None
         for shot in tqdm(play.received, desc='writing the video', unit='frame'):
@@ -256,10 +283,8 @@ def _report(play: Play, title: str, written: list[Path]) -> None:
     print(f'\n{title}, shown at {width}x{height}')
     for name, value in rows.items():
         print(f'  {name:14}{value}')
-    said = [
-        line.split(': ', 1)[-1] for line in play.node_log.splitlines() if ' received, ' in line
-    ]
-    print(f'  {"the node":14}{said[-1] if said else "did not report its counts"}')
+    counts = ', '.join(f'{number} {name}' for name, number in play.node_counts.items())
+    print(f'  {"the node":14}{counts or "did not report its counts"} ({WARM_UP} to warm up)')
     print('Look at:')
     for path in written:
         print(f'  {path}')
@@ -273,17 +298,8 @@ def _fit(frame: np.ndarray) -> np.ndarray:
     return cv2.resize(frame, (PANEL, round(height * PANEL / width)), interpolation=cv2.INTER_AREA)
 
 
-def _eight_bit(frame: np.ndarray) -> np.ndarray:
-    return frame if frame.dtype == np.uint8 else (frame >> 8).astype(np.uint8)
-
-
 def _stamp(message: Image) -> tuple[int, int]:
     return message.header.stamp.sec, message.header.stamp.nanosec
-
-
-def _text(log) -> str:
-    log.seek(0)
-    return log.read().strip()
 
 
 if __name__ == '__main__':

@@ -7,7 +7,9 @@ it. Callbacks never run the network, so that the node always answers.
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import signal
 import sys
 import threading
 import time
@@ -15,7 +17,6 @@ from collections import OrderedDict
 from dataclasses import asdict, dataclass
 
 import rclpy
-from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
@@ -23,12 +24,19 @@ from rclpy.qos import qos_profile_sensor_data
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, Image
 
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks
+except ImportError:  # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks
+
 from dap_led_ros import image_codec
 from dap_led_ros.inference import Enhancer
 from dap_led_ros.nodes import parameters
 
 CAMERA_INFOS_KEPT = 30
 LOG_PERIOD = 60.0  # seconds between log lines of the same kind of trouble
+KINDS_REMEMBERED = 100
+EXPECTED_AT_START = (ValueError, RuntimeError, FileNotFoundError, ParameterException)
 
 
 @dataclass
@@ -84,16 +92,17 @@ class EnhanceNode(Node):
             event_callbacks=SubscriptionEventCallbacks(message_lost=self._on_message_lost),
             **overridable,
         )
-        self._worker = threading.Thread(target=self._work, name='enhance')
-        self._worker.start()
         self.get_logger().info(
             f'{self._image_subscription.topic_name} -> {self._image_publisher.topic_name}: '
             f'model {self._enhancer.model} on {self._enhancer.provider}, '
             f'camera info from {self._camera_info_subscription.topic_name}'
         )
+        # Last: whatever fails above leaves no thread behind.
+        self._worker = threading.Thread(target=self._work, name='enhance', daemon=True)
+        self._worker.start()
 
     def close(self) -> None:
-        """Stop the worker; a frame that still waits counts as dropped."""
+        """Stop the worker when it is done with its frame; one that still waits is dropped."""
         with self._lock:
             self._stopping = True
             if self._waiting is not None:
@@ -116,6 +125,7 @@ class EnhanceNode(Node):
     def _on_camera_info(self, message: CameraInfo) -> None:
         with self._lock:
             self._camera_infos[_stamp(message)] = message
+            self._camera_infos.move_to_end(_stamp(message))
             if len(self._camera_infos) > CAMERA_INFOS_KEPT:
                 self._camera_infos.popitem(last=False)
 
@@ -142,21 +152,22 @@ class EnhanceNode(Node):
 
     def _handle(self, message: Image) -> str:
         """Publish what can be made of a frame; returns the name of its count. Never raises."""
+        outcome = 'enhanced'
         try:
-            try:
-                self._publish(self._enhance(message))
-                return 'enhanced'
-            except (image_codec.MalformedImageError, image_codec.NotAPictureError) as error:
-                self._log_seldom(f'frame refused: {error}', message, error)
-                return 'refused'
-            except Exception as error:
-                self._log_seldom(f'frame passed through: {error}', message, error)
-                self._publish(message)
-                return 'passed_through'
-        except Exception as error:  # publishing failed: at shutdown the context is gone already
-            if self.context.ok():
+            image = self._enhance(message)
+        except (image_codec.MalformedImageError, image_codec.NotAPictureError) as error:
+            self._log_seldom(f'frame refused: {error}', message, error)
+            return 'refused'
+        except Exception as error:
+            self._log_seldom(f'frame passed through: {error}', message, error)
+            image, outcome = message, 'passed_through'
+        try:
+            self._publish(image)
+        except Exception as error:
+            if self.context.ok():  # else the node is ending, and its publishers with it
                 self._log_seldom(f'frame dropped: {error}', message, error)
             return 'dropped'
+        return outcome
 
     def _enhance(self, message: Image) -> Image:
         enhanced = self._enhancer.enhance(image_codec.decode(message))
@@ -185,7 +196,9 @@ class EnhanceNode(Node):
         """Log each kind of trouble with its first frame and then once a minute."""
         kind = f'{type(error).__name__} {message.encoding}'
         now = time.monotonic()
-        if now - self._logged.get(kind, -LOG_PERIOD) >= LOG_PERIOD and len(self._logged) < 100:
+        if now - self._logged.get(kind, -LOG_PERIOD) >= LOG_PERIOD:
+            if len(self._logged) >= KINDS_REMEMBERED:  # garbage in the encoding: stay small
+                self._logged.clear()
             self._logged[kind] = now
             self.get_logger().error(text)
 
@@ -197,22 +210,27 @@ def _stamp(message: Image | CameraInfo) -> tuple[int, int]:
 def main(arguments: list[str] | None = None) -> int:
     """Run the node until Ctrl-C; 1 if it could not start."""
     rclpy.init(args=arguments)
-    node = None
     try:
         node = EnhanceNode()
-        rclpy.spin(node)
     except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except (ValueError, RuntimeError, FileNotFoundError, ParameterException) as error:
+        return 0
+    except Exception as error:
+        if not rclpy.ok():  # Ctrl-C while starting: rclpy raises whatever it was busy with
+            return 0
+        if not isinstance(error, EXPECTED_AT_START):
+            raise
         rclpy.logging.get_logger('enhance').fatal(f'cannot start: {error}')
+        rclpy.shutdown()
         return 1
-    finally:
-        if node is not None:
-            logger = node.get_logger()
-            node.close()
-            node.destroy_node()  # and its way to /rosout, which is closed after Ctrl-C
-            logger.info(str(node.counts))
-        rclpy.try_shutdown()
+    with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
+        rclpy.spin(node)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C shall not interrupt the end
+    logger = node.get_logger()
+    node.close()
+    node.destroy_node()  # and its way to /rosout, which is closed after Ctrl-C
+    logger.info(str(node.counts))
+    if rclpy.ok():
+        rclpy.shutdown()
     return 0
 
 

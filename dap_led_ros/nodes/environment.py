@@ -23,6 +23,11 @@ _ALLOCATOR = {
 }
 _PROFILE_VARIABLE = 'FASTDDS_DEFAULT_PROFILES_FILE'
 _PROFILE_VARIABLE_BEFORE_KILTED = 'FASTRTPS_DEFAULT_PROFILES_FILE'
+_USER_CHOSE_TRANSPORT = (
+    _PROFILE_VARIABLE,
+    _PROFILE_VARIABLE_BEFORE_KILTED,
+    'FASTDDS_BUILTIN_TRANSPORTS',
+)
 
 
 def find_profile() -> Path:
@@ -45,7 +50,7 @@ def additions(profile: Path, environment: Mapping[str, str]) -> dict[str, str]:
     :param profile: path of fastdds_large_images.xml (in the package's share/config).
     """
     wanted = dict(_ALLOCATOR)
-    if _PROFILE_VARIABLE not in environment and _PROFILE_VARIABLE_BEFORE_KILTED not in environment:
+    if not any(name in environment for name in _USER_CHOSE_TRANSPORT):
         old = environment.get('ROS_DISTRO') in ('humble', 'iron', 'jazzy')
         wanted[_PROFILE_VARIABLE_BEFORE_KILTED if old else _PROFILE_VARIABLE] = str(profile)
     return {name: value for name, value in wanted.items() if name not in environment}

@@ -37,7 +37,7 @@ def night_sequence(count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     lamp = np.zeros(scene.shape[:2], np.float32)
     cv2.circle(lamp, _HEADLIGHT, _HEADLIGHT_RADIUS, 1.0, -1, cv2.LINE_AA)
     glow = 0.6 * cv2.GaussianBlur(lamp, (0, 0), 25)
-    bright = scene * (1 - lamp[..., None]) + (lamp + glow * _EXPOSURE)[..., None]
+    bright = scene * (1 - lamp[..., None]) + (lamp + glow)[..., None]
     dark = scene * _EXPOSURE + (lamp * _HEADLIGHT_RADIANCE + glow)[..., None]
     for index in range(count):
         rng = np.random.default_rng(index)

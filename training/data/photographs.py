@@ -18,17 +18,26 @@ IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 def find_photographs(
     folders: list[str], validation: bool, validation_every: int = 8
 ) -> list[Path]:
-    """Photographs of all folders: every `validation_every`-th of each (by name) validates.
+    """Photographs of all folders and of the folders inside them.
+
+    Of each single folder every `validation_every`-th (by name) validates and the others train,
+    however the folders were given.
 
     :raises FileNotFoundError: a folder is missing or has no picture.
     """
-    found: list[Path] = []
+    by_folder: dict[Path, list[Path]] = {}
     for folder in folders:
-        names = sorted(p for p in Path(folder).rglob('*') if p.suffix.lower() in IMAGE_SUFFIXES)
-        if not names:
+        pictures = [p for p in Path(folder).rglob('*') if p.suffix.lower() in IMAGE_SUFFIXES]
+        if not pictures:
             raise FileNotFoundError(f'no photographs in {folder}: give folders of .jpg or .png')
-        found += [p for i, p in enumerate(names) if (i % validation_every == 0) == validation]
-    return found
+        for picture in sorted(pictures):
+            by_folder.setdefault(picture.parent, []).append(picture)
+    return [
+        picture
+        for pictures in by_folder.values()
+        for index, picture in enumerate(pictures)
+        if (index % validation_every == 0) == validation
+    ]
 
 
 def read_rgb(path: Path) -> np.ndarray:

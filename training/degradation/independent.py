@@ -37,10 +37,10 @@ def _line(length: float, degrees: float) -> np.ndarray:
     """Kernel of a straight move of `length` pixels."""
     size = int(np.ceil(length)) // 2 * 2 + 3
     kernel = np.zeros((size * 4, size * 4), np.float32)  # drawn four times as large
-    centre = np.array([size * 2, size * 2])
+    centre = np.array([size * 2 - 0.5, size * 2 - 0.5])
     half = length * 2 * np.array([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))])
-    ends = [tuple(round(v) for v in centre + sign * half) for sign in (-1, 1)]
-    cv2.line(kernel, *ends, 1.0, 4, cv2.LINE_AA)
+    ends = [tuple(round(v * 256) for v in centre + sign * half) for sign in (-1, 1)]
+    cv2.line(kernel, *ends, 1.0, 4, cv2.LINE_AA, shift=8)
     kernel = cv2.resize(kernel, (size, size), interpolation=cv2.INTER_AREA)
     return kernel / kernel.sum()
 

@@ -1,7 +1,7 @@
 """Night-blur synthesis: a sharp photograph in, a (degraded, target) pair out.
 
 The order follows light on its way to a file: scene radiance (with lamps far above white), exposure
-loss, camera shake during the exposure, clipping at the sensor's full well, defocus, noise that
+loss, camera shake during the exposure, defocus, clipping at the sensor's full well, noise that
 depends on the signal, 8 bit, JPEG. The darkening laws and the clipping reversal follow the
 published description of LOL-Blur (LEDNet, Zhou et al. 2022, section 3); its own generator was
 never released, so this one is inspired by it and not equal to it.
@@ -149,11 +149,11 @@ def _darken(
         dark = dark * (cast / (cast @ LUMA))
     if rng.random() < config.keep_highlights:
         # LOL-Blur keeps near-white pixels and reverses their clipping (LEDNet, section 3).
-        radius = log_uniform(rng, (1.0, 3.0))
+        gain = log_uniform(rng, (1.0, 3.0))
         near_white = (radiance.min(axis=2) > 0.93).astype(np.float32)
         if 0 < near_white.mean() < 0.04:  # lamps and reflections, not a white sky
-            drawn['highlights'] = radius
-            dark = np.maximum(dark, (near_white * radius)[..., None] * radiance)
+            drawn['highlights'] = gain
+            dark = np.maximum(dark, (near_white * gain)[..., None] * radiance)
     return dark.astype(np.float32)
 
 
@@ -180,7 +180,7 @@ def _ten_steps(x: np.ndarray, r: float) -> np.ndarray:
 
 
 def _smooth_field(shape: tuple[int, int], sigma: float, rng: np.random.Generator) -> np.ndarray:
-    """A positive field of mean about 1 that varies over a quarter of the image or more."""
+    """A positive field of median 1 that varies over a sixth of the image or more."""
     cells = rng.normal(0, sigma, (rng.integers(2, 6), rng.integers(2, 6))).astype(np.float32)
     return np.exp(cv2.resize(cells, shape[::-1], interpolation=cv2.INTER_CUBIC))
 
@@ -270,7 +270,7 @@ def _shake(
     drawn['straight'] = straight = bool(rng.random() < config.straight)
     count = int(np.clip(np.ceil(length) + 1, 3, config.max_subframes))
     path = camera_path(length, count, straight, rng)
-    # Turning moves a corner by (half diagonal x angle): bound it by the path's own length.
+    # Turning moves a border by half the side times the angle: about as much as the path, at most.
     half = max(radiance.shape[:2]) / 2
     limit = min(config.rotation_degrees, np.degrees(length / 2 / half))
     roll = rng.normal(0, 0.4) * limit * np.linspace(-1, 1, count)
