@@ -13,6 +13,9 @@ import numpy as np
 
 from dap_led_ros import image_codec
 
+# FFmpeg reads this once, at the first video; our own messages say what is wrong with a file.
+os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')
+
 IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 VIDEO_SUFFIXES = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpg', '.mpeg', '.webm')
 _VIDEO_CODES = {'.avi': 'MJPG', '.mkv': 'mp4v', '.mov': 'mp4v', '.mp4': 'mp4v', '.webm': 'VP80'}
@@ -142,7 +145,6 @@ class VideoFile:
 
 
 def _open_video(path: Path) -> Source:
-    os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')  # our own message says what is wrong
     capture = cv2.VideoCapture(str(path))
     ok, first = capture.read()
     if not ok:
