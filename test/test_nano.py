@@ -67,6 +67,30 @@ def test_the_shipped_onnx_is_the_shipped_safetensors():
     """Three odd sizes, 1e-4."""
     network = export.load_network('nano', weights.FOLDER / 'nano.safetensors')
     assert export.parity(network, weights.find('nano')) <= 1e-4
+    dark = 0.1 * torch.rand(1, 3, 37, 51)
+    with torch.inference_mode():
+        assert (network(dark) - dark).abs().max() > 0.05  # so that there was something to compare
+
+
+def test_the_gate_opens_on_a_night_and_closes_on_a_day(night):
+    network = export.load_network('nano', weights.FOLDER / 'nano.safetensors')
+    frames = torch.stack([torch.from_numpy(frame).permute(2, 0, 1) / 255 for frame in night])
+    with torch.inference_mode():
+        logits = network.enhance_and_gate(frames)[1]
+    threshold, slope = network.config.gate_threshold, network.config.gate_slope
+    assert slope * (logits[0] - threshold) > 3
+    assert slope * (logits[1] - threshold) < -3
+
+
+def test_a_closed_gate_leaves_the_frame_and_an_open_one_does_not():
+    network, frames = random_tiny(), torch.rand(2, 3, 40, 56)
+    last = network.gate[-1]
+    torch.nn.init.zeros_(last.weight)
+    for bias, unchanged in ((-100.0, True), (100.0, False)):
+        torch.nn.init.constant_(last.bias, bias)
+        enhanced, logits = network.enhance_and_gate(frames)
+        assert logits.shape == (2,)
+        assert torch.equal(enhanced, frames) == unchanged
 
 
 def test_a_bad_export_is_not_kept(tmp_path, monkeypatch):

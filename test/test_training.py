@@ -164,7 +164,7 @@ def test_the_independent_night_is_dark_blurred_and_repeatable(sharp):
 # --- losses and metrics -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('name', [f.name for f in dataclasses.fields(LossWeights)])
+@pytest.mark.parametrize('name', ['charbonnier', 'gradient', 'dissimilarity', 'grid'])
 def test_losses_vanish_on_equal_frames_and_grow_with_the_error(name):
     torch.manual_seed(0)
     target, noise = torch.rand(2, 3, 32, 32), torch.randn(2, 3, 32, 32)
@@ -183,6 +183,15 @@ def test_losses_by_hand():
     grid[..., ::4, ::4] += 0.16  # mean 0.01; one of 16 places is 0.15 above it, the others 0.01
     assert float(losses.grid(grid, flat)) == pytest.approx((0.15 + 15 * 0.01) / 16, abs=1e-6)
     assert float(losses.grid(flat + 0.3, flat)) == pytest.approx(0, abs=1e-6)
+
+
+def test_the_gate_shall_be_open_where_something_is_degraded():
+    target = torch.rand(2, 3, 16, 16)
+    degraded = target.clone()
+    degraded[1] *= 0.5
+    right, wrong = torch.tensor([-9.0, 9.0]), torch.tensor([9.0, -9.0])
+    assert float(losses.gate(right, degraded, target)) < 1e-3
+    assert float(losses.gate(wrong, degraded, target)) == pytest.approx(9, abs=1e-2)
 
 
 def test_metrics_by_hand(sharp):
@@ -272,7 +281,7 @@ def recipe(folder: str, steps: int) -> TrainConfig:
         network='nano-tiny',
         photographs=[folder],
         stages=[Stage(32, 4, 4), Stage(48, 2, steps - 4)],
-        losses=LossWeights(gradient=0.1, dissimilarity=0.1, grid=0.5),
+        losses=LossWeights(gradient=0.1, dissimilarity=0.1, grid=0.5, gate=0.03),
         warmup_steps=2,
         ema_decay=0.9,
         workers=0,
@@ -311,6 +320,29 @@ def test_train_resume_export_enhance(folder, tmp_path, monkeypatch):
     assert [row.split(',')[0] for row in rows] == ['step', '4', '8', '12']
     saved = configuration.load(tmp_path / 'whole' / 'config.yaml', TrainConfig)
     assert saved == config
+
+
+def test_fine_tuning_begins_with_the_weights_it_is_given(folder, tmp_path, capsys):
+    config = dataclasses.replace(recipe(folder, 8), learning_rate=0.0, weight_decay=0.0)
+    first = train(recipe(folder, 8), tmp_path / 'first')
+    second = train(config, tmp_path / 'second', initial=first)
+    assert 'anew: -; left out: -' in capsys.readouterr().out
+    for name, tensor in export.load_network('nano-tiny', first).state_dict().items():
+        torch.testing.assert_close(
+            tensor, export.load_network('nano-tiny', second).state_dict()[name]
+        )
+
+
+def test_only_the_named_part_learns(folder, tmp_path):
+    first = export.load_network('nano-tiny', train(recipe(folder, 8), tmp_path / 'first'))
+    config = dataclasses.replace(recipe(folder, 8), only='gate')
+    second = train(config, tmp_path / 'second', initial=tmp_path / 'first/nano-tiny.safetensors')
+    changed = {
+        name.split('.')[0]
+        for name, tensor in export.load_network('nano-tiny', second).state_dict().items()
+        if not torch.equal(tensor, first.state_dict()[name])
+    }
+    assert changed == {'gate'}
 
 
 def test_training_learns(folder, tmp_path):

@@ -48,3 +48,9 @@ def grid(enhanced: Tensor, target: Tensor, period: int = 4) -> Tensor:
     error = functional.pixel_unshuffle(enhanced - target, period)
     places = error.mean((2, 3)).reshape(len(error), 3, period * period)
     return (places - places.mean(-1, keepdim=True)).abs().mean()
+
+
+def gate(logits: Tensor, degraded: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy of the gate (B,): open on a degraded frame, closed on an undegraded one."""
+    needed = (degraded != target).flatten(1).any(1).to(logits.dtype)
+    return functional.binary_cross_entropy_with_logits(logits, needed)

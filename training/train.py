@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 import yaml
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Subset
@@ -37,6 +37,7 @@ class LossWeights:
     gradient: float = 0.0
     dissimilarity: float = 0.0
     grid: float = 0.0
+    gate: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class TrainConfig:
     night_blur: NightBlurConfig = field(default_factory=NightBlurConfig)
     workers: int = 2
     checkpoint_every: int = 500
+    only: str = ''
+    """Train only the parameters whose names begin so, and leave the others as they are."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -62,26 +65,40 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog='dap_led_training.train', description=__doc__)
     parser.add_argument('config', type=Path)
     parser.add_argument('--out', type=Path, required=True, help='folder of the run')
+    parser.add_argument(
+        '--initial', type=Path, help='begin with these weights (.safetensors), to fine-tune'
+    )
     parser.add_argument('--photographs', nargs='+', help="folders in place of the config's")
     options = parser.parse_args(arguments)
     config = configuration.load(options.config, TrainConfig)
     if options.photographs:
         config = dataclasses.replace(config, photographs=options.photographs)
-    train(config, options.out)
+    train(config, options.out, options.initial)
 
 
-def train(config: TrainConfig, out: Path) -> Path:
-    """Train (or resume) a run; returns the path of the averaged weights."""
+def train(config: TrainConfig, out: Path, initial: Path | None = None) -> Path:
+    """Train (or resume) a run; returns the path of the averaged weights.
+
+    :param initial: weights of the same network to begin with; parts that they lack begin anew.
+    """
     if config.network not in PRESETS:
         raise ValueError(f'no network {config.network!r}: use one of {", ".join(PRESETS)}')
     out.mkdir(parents=True, exist_ok=True)
     _write_config(out / 'config.yaml', config)
     torch.manual_seed(config.seed)
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    network = Nano(PRESETS[config.network]).to(device, memory_format=torch.channels_last)
+    network = Nano(PRESETS[config.network])
+    if initial:
+        missing, unknown = network.load_state_dict(load_file(initial), strict=False)
+        print(f'beginning with {initial}; anew: {missing or "-"}; left out: {unknown or "-"}')
+    network = network.to(device, memory_format=torch.channels_last)
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name.startswith(config.only))
     optimizer = torch.optim.AdamW(
-        network.parameters(), config.learning_rate, weight_decay=config.weight_decay
+        [parameter for parameter in network.parameters() if parameter.requires_grad],
+        config.learning_rate,
+        weight_decay=config.weight_decay,
     )
     batches = NightBlurBatches(
         find_photographs(config.photographs, validation=False),
@@ -107,9 +124,10 @@ def train(config: TrainConfig, out: Path) -> Path:
             group['lr'] = rate
         degraded, target = _to_network(degraded, device), _to_network(target, device)
         with torch.autocast(device, torch.bfloat16):
-            enhanced = network(degraded)
+            enhanced, gate = network.enhance_and_gate(degraded)
         # Three channels pool faster on a CPU when each is a plane of its own.
-        terms = _terms(enhanced.float().contiguous(), target.contiguous(), config.losses)
+        planes = [frames.float().contiguous() for frames in (degraded, enhanced, target)]
+        terms = _terms(*planes, gate.float(), config.losses)
         loss = sum(terms.values())
         if not torch.isfinite(loss):
             raise FloatingPointError(
@@ -129,13 +147,18 @@ def train(config: TrainConfig, out: Path) -> Path:
     return weights
 
 
-def _terms(enhanced: Tensor, target: Tensor, weights: LossWeights) -> dict[str, Tensor]:
+def _terms(
+    degraded: Tensor, enhanced: Tensor, target: Tensor, gate: Tensor, weights: LossWeights
+) -> dict[str, Tensor]:
     """Weighted loss terms; a term of weight zero is not computed."""
-    return {
+    terms = {
         name: weight * getattr(losses, name)(enhanced, target)
         for name, weight in dataclasses.asdict(weights).items()
-        if weight
+        if weight and name != 'gate'
     }
+    if weights.gate:
+        terms['gate'] = weights.gate * losses.gate(gate, degraded, target)
+    return terms
 
 
 def _to_network(frames: Tensor, device: str) -> Tensor:

@@ -8,8 +8,10 @@ the frame clean:
   share receptive fields: no 4x4 grid in flat areas.
 * Its hidden features see the half-size frame through a 3x3 convolution, so that fine detail need
   not pass through the narrow 1/4 trunk.
-* It predicts a gain (one per colour and 2x2 cell) and a residual (one per pixel): the enhanced
-  frame is ``frame * (1 + gain) + residual``. With both at zero a good frame is unchanged.
+* It predicts a gain (one per colour and 2x2 cell), a residual (one per pixel) and one gate for
+  the whole frame: the enhanced frame is ``frame + gate * (frame * gain + residual)``. The gate, in
+  [0, 1], closes on frames that are good already. Without it the network decides place by place
+  and enhances patches of a day frame.
 
 One channel attention over the whole frame (simplified channel attention of NAFNet, Chen et al.
 2022, section 3.3) tells the trunk how dark the scene is.
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -36,11 +39,17 @@ class NanoConfig:
     """At 1/4 and at 1/8."""
     detail_width: int = 16
     """Features of the last layer, at 1/2 of the frame's size."""
+    gate_width: int = 32
+    """Hidden features of the gate."""
+    gate_threshold: float = 3.0
+    """Logit of "degraded" at which the gate is half open. Above zero, where the two errors would
+    weigh the same: to spoil a good frame is worse than to leave a bad one."""
+    gate_slope: float = 2.0
 
 
 PRESETS: dict[str, NanoConfig] = {
     'nano': NanoConfig(),
-    'nano-tiny': NanoConfig((8, 8, 16), (1, 1, 1), (1, 1), 4),
+    'nano-tiny': NanoConfig((8, 8, 16), (1, 1, 1), (1, 1), 4, 4),
 }
 """`nano` ships; `nano-tiny` is for tests."""
 
@@ -83,6 +92,9 @@ class Nano(nn.Module):
         self.down16 = nn.Conv2d(w8, w16, 3, stride=2, padding=1)
         self.encoder16 = _blocks(w16, n16)
         self.attention = nn.Conv2d(w16, w16, 1)
+        self.gate = nn.Sequential(
+            nn.Conv2d(2 * w16, config.gate_width, 1), nn.ReLU(), nn.Conv2d(config.gate_width, 1, 1)
+        )
         self.up8 = nn.Conv2d(w16, w8 * 4, 1)
         self.decoder8 = _blocks(w8, config.decoder_blocks[1])
         self.up4 = nn.Conv2d(w8, w4 * 4, 1)
@@ -90,31 +102,41 @@ class Nano(nn.Module):
         self.up2 = nn.Conv2d(w4, config.detail_width * 4, 1)
         self.detail = nn.Conv2d(12, config.detail_width, 3, padding=1)
         self.head = nn.Conv2d(config.detail_width, 3 + 12, 3, padding=1)
+        nn.init.constant_(self.gate[-1].bias, config.gate_threshold + 3)  # open at first
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
     def forward(self, frame: Tensor) -> Tensor:
         """Enhance (B, 3, H, W) in [0, 1]; returns the same shape."""
+        return self.enhance_and_gate(frame)[0]
+
+    def enhance_and_gate(self, frame: Tensor) -> tuple[Tensor, Tensor]:
+        """The enhanced frames, and for training the logits (B,) of being degraded."""
         height, width = frame.shape[-2:]
         padded = functional.pad(
             frame,
             (0, -width % SIZE_MULTIPLE, 0, -height % SIZE_MULTIPLE),
             mode='replicate',
         )
-        return self._forward_padded(padded)[..., :height, :width]
+        enhanced, gate = self._forward_padded(padded)
+        return enhanced[..., :height, :width], gate.flatten()
 
-    def _forward_padded(self, frame: Tensor) -> Tensor:
+    def _forward_padded(self, frame: Tensor) -> tuple[Tensor, Tensor]:
         half = functional.pixel_unshuffle(frame, 2)  # (B, 12, H/2, W/2): colour-major 2x2 cells
 
         x4 = self.encoder4(functional.relu(self.stem(half)))
         x8 = self.encoder8(functional.relu(self.down8(x4)))
         x16 = self.encoder16(functional.relu(self.down16(x8)))
-        x16 = x16 * self.attention(x16.mean((2, 3), keepdim=True))
+        scene = x16.mean((2, 3), keepdim=True)
+        spread = torch.sqrt(((x16 - scene) ** 2).mean((2, 3), keepdim=True) + 1e-6)
+        gate = self.gate(torch.cat([scene, spread], dim=1))
+        x16 = x16 * self.attention(scene)
 
         x8 = self.decoder8(functional.pixel_shuffle(self.up8(x16), 2) + x8)
         x4 = self.decoder4(functional.pixel_shuffle(self.up4(x8), 2) + x4)
 
         x2 = functional.pixel_shuffle(self.up2(x4), 2) + self.detail(half)
         gain, residual = self.head(functional.relu(x2)).split((3, 12), dim=1)
-        enhanced = half * (1 + gain).repeat_interleave(4, dim=1) + residual
-        return functional.pixel_shuffle(enhanced, 2)
+        change = half * gain.repeat_interleave(4, dim=1) + residual
+        opening = torch.sigmoid(self.config.gate_slope * (gate - self.config.gate_threshold))
+        return functional.pixel_shuffle(half + opening * change, 2), gate

@@ -45,10 +45,10 @@ class NightBlurConfig:
     # Exposure loss, one of three laws.
     law_linear: float = 0.45
     law_gamma: float = 0.3  # the rest: the curve of EC-Zero-DCE
-    exposure: Range = (0.012, 0.25)  # linear law: factor on linear light, log-uniform
-    gamma: Range = (1.8, 4.0)  # gamma law: power on the sRGB value
+    exposure: Range = (0.012, 0.2)  # linear law: factor on linear light, log-uniform
+    gamma: Range = (2.3, 4.0)  # gamma law: power on the sRGB value
     gamma_scale: Range = (0.45, 1.0)
-    curve_mean: Range = (0.05, 0.25)  # curve law: mean lightness afterwards
+    curve_mean: Range = (0.05, 0.2)  # curve law: mean lightness afterwards
     uneven_light: float = 0.35  # a smooth random field on top (street lamps, headlights)
     uneven_sigma: float = 0.5
     colour_cast: float = 0.4
