@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -176,6 +177,12 @@ def test_a_broken_bag_is_said_so(tmp_path):
     (tmp_path / 'bag' / 'metadata.yaml').write_text('nonsense: 1')
     with pytest.raises(ValueError, match='cannot be read as a bag'):
         media.open_source(tmp_path / 'bag')
+
+
+def test_the_command_is_on_the_path_of_the_environment():
+    command = Path(sys.executable).parent / 'dap-led'
+    shown = subprocess.run([command, '--help'], check=True, capture_output=True, text=True)
+    assert 'enhance' in shown.stdout
 
 
 def test_doctor_finds_this_installation_sound(capsys):
