@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from dap_led_ros.media import IMAGE_SUFFIXES, eight_bit, read_image
 from dap_led_training.degradation.night_blur import NightBlurConfig, degrade, margin
-
-IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 
 
 def find_photographs(
@@ -45,10 +44,7 @@ def read_rgb(path: Path) -> np.ndarray:
 
     :raises ValueError: the file is not a picture that OpenCV can read.
     """
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise ValueError(f'{path} is not a readable picture: remove it or replace it')
-    return np.ascontiguousarray(image[..., ::-1])
+    return eight_bit(read_image(path))
 
 
 @dataclass(frozen=True)
