@@ -167,7 +167,7 @@ def test_bad_frames_are_refused_or_passed_and_the_node_goes_on(running, night):
     for bad, text in zip((truncated, depth) * 2, said * 2):
         camera.images.publish(bad)
         assert wait_until(lambda text=text: text in node.log), node.log
-    time.sleep(1)  # for the second ones, which are not logged
+        time.sleep(0.3)  # the second ones are not logged
     bayer = image(picture[..., 0].copy(), 'bayer_rggb8', 3)
     tiny = image(picture[:8, :8].copy(), 'rgb8', 4)
     for passed in (bayer, tiny):
@@ -184,13 +184,11 @@ def test_bad_frames_are_refused_or_passed_and_the_node_goes_on(running, night):
     assert seconds < 2
     for text in (*said, "'bayer_rggb8' cannot be", '8x8: the least is 16x16'):
         assert node.log.count(text) == 1, node.log
-    assert assert_counts_add_up(node.log) == {
-        'received': 7,
-        'enhanced': 1,
-        'passed_through': 2,
-        'dropped': 0,
-        'refused': 4,
-    }
+    found = assert_counts_add_up(node.log)
+    assert (found['received'], found['enhanced'], found['passed_through']) == (7, 1, 2)
+    # A second bad one may be overtaken on a busy machine; it is counted all the same.
+    assert found['refused'] + found['dropped'] == 4
+    assert found['refused'] >= 2
 
 
 def test_camera_info_comes_with_the_stamp_of_the_image(running, night):
