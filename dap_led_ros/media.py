@@ -17,7 +17,6 @@ from dap_led_ros import image_codec
 os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')
 
 IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
-VIDEO_SUFFIXES = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpg', '.mpeg', '.webm')
 _VIDEO_CODES = {'.avi': 'MJPG', '.mkv': 'mp4v', '.mov': 'mp4v', '.mp4': 'mp4v', '.webm': 'VP80'}
 _SIXTEEN_BIT_SUFFIXES = ('.png', '.tif', '.tiff')
 _BAG_IMAGE_TYPES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
@@ -93,11 +92,9 @@ def write_image(path: Path, frame: np.ndarray) -> None:
 
 def eight_bit(frame: np.ndarray) -> np.ndarray:
     """uint8 as it is, uint16 rounded to uint8."""
-    return (
-        frame
-        if frame.dtype == np.uint8
-        else ((frame.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    )
+    if frame.dtype == np.uint8:
+        return frame
+    return ((frame.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 class VideoFile:
