@@ -1,8 +1,9 @@
 """The enhance node: subscribes to a camera, publishes the enhanced camera.
 
 The way of a frame: _on_image() puts it into a slot of one (a frame still waiting there is dropped
-and counted) -> the worker thread takes it in _work() -> _handle() has it enhanced and publishes it,
-or passes it through or refuses it. Callbacks never run the network, so that the node always answers.
+and counted) -> the worker thread takes it in _work() -> _handle() has it enhanced and publishes
+it, or passes it through, or refuses it. Callbacks never run the network, so that the node always
+answers.
 """
 
 from __future__ import annotations
