@@ -1,16 +1,14 @@
-"""Sharp photographs from folders, and night-blur batches made from them on the fly."""
+"""Sharp photographs from folders, and night-blur pairs made from them on the fly."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
-from torch.utils.data import Dataset
 
 from dap_led_ros.media import IMAGE_SUFFIXES, eight_bit, read_image
+from dap_led_training.data.batches import Stage
 from dap_led_training.degradation.night_blur import NightBlurConfig, degrade, margin
 
 
@@ -47,47 +45,15 @@ def read_rgb(path: Path) -> np.ndarray:
     return eight_bit(read_image(path))
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One part of the crop curriculum."""
+class NightBlurPairs:
+    """Pairs made from sharp photographs, which are held in memory."""
 
-    crop: int
-    batch: int
-    steps: int
-    clean: float = 0.14
-    """Share of undegraded pairs, from which the network learns to do no harm by day."""
-    clean_candidates: int = 1
-    """An undegraded pair is the darkest of so many crops: dark is not yet underexposed."""
-
-
-class NightBlurBatches(Dataset):
-    """Batch number `step` of a training run: a pure function of (seed, step).
-
-    Each item is (degraded, target): two uint8 tensors (B, crop, crop, 3), RGB.
-    """
-
-    def __init__(
-        self, paths: list[Path], stages: list[Stage], config: NightBlurConfig, seed: int
-    ) -> None:
+    def __init__(self, paths: list[Path], config: NightBlurConfig) -> None:
         self.photographs = [read_rgb(path) for path in paths]
-        self.stages = stages
         self.config = config
-        self.seed = seed
 
-    def __len__(self) -> int:
-        return sum(stage.steps for stage in self.stages)
-
-    def __getitem__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        cv2.setNumThreads(1)  # workers run side by side
-        stage = self._stage(step)
-        pairs = []
-        for i in range(stage.batch):
-            rng = np.random.default_rng([self.seed, step, i])
-            pairs.append(self._pair(stage, rng))
-        degraded, target = zip(*pairs)
-        return torch.from_numpy(np.stack(degraded)), torch.from_numpy(np.stack(target))
-
-    def _pair(self, stage: Stage, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def sample(self, stage: Stage, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Degraded and target, both (crop, crop, 3) uint8 RGB; equal for a share stage.clean."""
         if rng.random() < stage.clean:
             crops = [self._crop(stage.crop, rng) for _ in range(stage.clean_candidates)]
             darkest = min(crops, key=np.mean)
@@ -98,13 +64,6 @@ class NightBlurBatches(Dataset):
     def _crop(self, size: int, rng: np.random.Generator) -> np.ndarray:
         photograph = self.photographs[rng.integers(len(self.photographs))]
         return random_crop(photograph, size, rng)
-
-    def _stage(self, step: int) -> Stage:
-        for stage in self.stages:
-            if step < stage.steps:
-                return stage
-            step -= stage.steps
-        raise IndexError(f'the run has {len(self)} steps')
 
 
 def random_crop(photograph: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:

@@ -8,11 +8,15 @@ never released, so this one is inspired by it and not equal to it.
 
 A sample is a pure function of (photograph, config, random generator). Images are (H, W, 3) RGB;
 "linear" is proportional to light, with 1.0 the brightest value that the camera can store.
+
+degrade() makes a pair at once. night_scene() and take() are its two halves, the light before the
+camera and the camera itself: one scene may be taken many times, as a video does.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -87,8 +91,21 @@ def degrade(
     :param sharp: (H + 2m, W + 2m, 3) uint8 RGB, m = margin(config).
     :returns: degraded and target, both (H, W, 3) uint8 RGB, and the parameters that were drawn.
     """
-    m = margin(config)
-    inner = (slice(m, -m), slice(m, -m))
+    dark, target, drawn = night_scene(sharp, config, rng)
+    image = _expose(dark, config, rng, drawn)
+    degraded = _sense(image, config, rng, rng, drawn)
+    return degraded, to_uint8(linear_to_srgb(_inner(target, config))), drawn
+
+
+def night_scene(
+    sharp: np.ndarray, config: NightBlurConfig, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, dict]:
+    """Light of the scene at night and by day: exposure loss, and lamps in both.
+
+    :param sharp: (H, W, 3) uint8 RGB.
+    :returns: dark and target, both (H, W, 3) float32, linear; dark has lamps far above 1. And the
+        parameters that were drawn.
+    """
     night = bool(rng.random() >= config.daylight)
     drawn: dict = {'night': night}
     radiance = srgb_to_linear(sharp)
@@ -97,15 +114,62 @@ def degrade(
         radiance = _darken(radiance, config, rng, drawn)
         if rng.random() < config.lamps:
             radiance, target = _add_lamps(radiance, target, config, rng, drawn)
+    return radiance, target, drawn
+
+
+class Frame(NamedTuple):
+    """One frame as LOL-Blur has it, each picture (H, W, 3) uint8 RGB and named like its folder."""
+
+    low_sharp: np.ndarray
+    """Dark: what a camera without shake, defocus and noise would see."""
+    low_blur: np.ndarray
+    """Dark and blurred."""
+    low_blur_noise: np.ndarray
+    """Dark, blurred and noisy: what degrade() returns as degraded."""
+    high_sharp_scaled: np.ndarray
+    """The target."""
+
+
+def take(
+    dark: np.ndarray,
+    target: np.ndarray,
+    config: NightBlurConfig,
+    rng: np.random.Generator,
+    sensor: np.random.Generator | None = None,
+) -> tuple[Frame, dict]:
+    """Take a frame of a scene: shake, defocus, clipping, noise, 8 bit.
+
+    night_scene() and then take() with one generator draw what degrade() draws.
+
+    :param dark: (H + 2m, W + 2m, 3) float32, linear, m = margin(config); target likewise.
+    :param sensor: draws the parameters of the noise, but not its grain, in place of `rng`: the
+        frames of one video come from one camera.
+    :returns: the frame, (H, W, 3), and the parameters that were drawn.
+    """
+    drawn: dict = {}
+    image = _expose(dark, config, rng, drawn)
+    noisy = _sense(image, config, sensor or rng, rng, drawn)
+    sharp, reference = _inner(dark, config), _inner(target, config)
+    low_sharp, low_blur, high = (to_uint8(linear_to_srgb(i)) for i in (sharp, image, reference))
+    return Frame(low_sharp, low_blur, noisy, high), drawn
+
+
+def _inner(image: np.ndarray, config: NightBlurConfig) -> np.ndarray:
+    m = margin(config)
+    return image[m:-m, m:-m]
+
+
+def _expose(
+    radiance: np.ndarray, config: NightBlurConfig, rng: np.random.Generator, drawn: dict
+) -> np.ndarray:
+    """What reaches the sensor while the shutter is open, without the margin, in [0, 1]."""
     if rng.random() < config.blur:
         radiance = _shake(radiance, config, rng, drawn)
-    image = radiance[inner]
+    image = _inner(radiance, config)
     if rng.random() < config.defocus:
         drawn['defocus_sigma'] = sigma = rng.uniform(*config.defocus_sigma)
         image = cv2.GaussianBlur(image, (0, 0), sigma)
-    image = np.clip(image, 0, 1)
-    degraded = _sense(image, config, rng, drawn)
-    return degraded, to_uint8(linear_to_srgb(target[inner])), drawn
+    return np.clip(image, 0, 1)
 
 
 def log_uniform(rng: np.random.Generator, bounds: Range) -> float:
@@ -281,13 +345,20 @@ def _shake(
 
 
 def _sense(
-    image: np.ndarray, config: NightBlurConfig, rng: np.random.Generator, drawn: dict
+    image: np.ndarray,
+    config: NightBlurConfig,
+    rng: np.random.Generator,
+    grain: np.random.Generator,
+    drawn: dict,
 ) -> np.ndarray:
-    """Clipped linear light -> noisy 8-bit sRGB, perhaps through JPEG."""
+    """Clipped linear light -> noisy 8-bit sRGB, perhaps through JPEG.
+
+    `rng` draws the parameters, `grain` the noise itself; they may be one.
+    """
     if rng.random() < config.display_noise:
         drawn['display_noise_sigma'] = sigma = rng.uniform(*config.display_noise_sigma)
         grey = rng.random() < 0.3
-        noise = rng.standard_normal((*image.shape[:2], 1 if grey else 3), dtype=np.float32)
+        noise = grain.standard_normal((*image.shape[:2], 1 if grey else 3), dtype=np.float32)
         display = linear_to_srgb(image) + noise * (sigma / 255)
     else:
         drawn['shot_noise'] = shot = log_uniform(rng, config.shot_noise)
@@ -295,7 +366,7 @@ def _sense(
         drawn['read_noise'] = read = float(np.exp(2.18 * np.log(shot) + 1.2 + rng.normal(0, 0.26)))
         drawn['bayer'] = bayer = bool(rng.random() < config.bayer)
         signal = _mosaic(image) if bayer else image
-        noise = rng.standard_normal(signal.shape, dtype=np.float32)
+        noise = grain.standard_normal(signal.shape, dtype=np.float32)
         signal = signal + noise * np.sqrt(signal * np.float32(shot) + np.float32(read))
         display = linear_to_srgb(_demosaic(signal) if bayer else signal)
     if rng.random() < config.smoothing:
