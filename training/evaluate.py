@@ -1,91 +1,163 @@
-"""Measure a model: python -m dap_led_training.evaluate [MODEL ...] [--photographs FOLDER ...].
+"""Measure models: python -m dap_led_training.evaluate [MODEL ...] [DATA].
 
-Validation photographs (every eighth of each folder, never trained on), fitted to 640x480, are
-degraded in three ways: by the training's own synthesis, by an independent one, and by that one
-with lamps that clip. The fourth set is the photographs as they are: by day a model does no harm.
+A MODEL is a name, an .onnx file or a .safetensors checkpoint; the untouched input and CLAHE with
+gamma stand beside it. DATA is any of
 
-Protocol: full frame, clamped and rounded to 8 bit; PSNR over RGB; SSIM over RGB with a Gaussian
-window of 11x11 and sigma 1.5; "aligned" is PSNR after the mean brightness of each channel has been
-made equal to the reference's, because brightness is ambiguous; by day PSNR is against the input
-itself and capped at 50 dB. Two faults that such networks are prone to are measured in grey levels
-on the set with lamps: "grid", see grid_energy(), and "halo", see halo_depth(). Means over
-photographs; the time is the median of all calls, conversion included, to be compared only within
-one run.
+  --photographs FOLDER ...  night sets made from photographs that were never trained on (this is
+                            the default, with the folders of nano.yaml)
+  --lol-blur ROOT           the test split of LOL-Blur as it is downloaded
+  --pairs DEGRADED TARGET   two folders of equally named frames
+  --unpaired FOLDER         frames without targets, such as Real-LOL-Blur
+
+The protocol of each, and the versions that the figures depend on, are printed above its table.
+With --ablation CONFIG it trains and measures the rows of the paper's ablations; see ablation.py.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
-import torch
-from torchmetrics.functional.image import structural_similarity_index_measure
 from tqdm import tqdm
 
 from dap_led_ros.inference import Enhancer
-from dap_led_training import configuration
+from dap_led_training import configuration, metrics
+from dap_led_training.data import pairs as data
+from dap_led_training.data.config import DataConfig
 from dap_led_training.data.photographs import find_photographs, read_rgb
-from dap_led_training.degradation import independent
-from dap_led_training.degradation.night_blur import NightBlurConfig, degrade, margin
+from dap_led_training.metrics import Metric
+from dap_led_training.night_sets import SIZE, Pair, fit, night_sets
 from dap_led_training.train import TrainConfig
 
-SIZE = (640, 480)
 SIZES = ((16, 16), (17, 31), (333, 241), (640, 480), (1279, 719), (1920, 1080))
 RECIPE = Path(__file__).parent / 'configs' / 'nano.yaml'
 PSNR_CAP = 50.0
-Pair = tuple[np.ndarray, np.ndarray]
+"""Of the night sets, dB: by day a frame may come back untouched."""
 Method = Callable[[np.ndarray], np.ndarray]
+"""(H, W, 3) uint8 RGB -> the enhanced frame, of the same shape and type."""
+
+FRAMES_PROTOCOL = (
+    'whole frames, RGB; enhanced frames clamped and rounded to 8 bit; brightness not matched to '
+    'any target',
+    'mean over all frames ±95% interval by video (Student t on the means of the videos)',
+)
+NIGHT_PROTOCOL = (
+    'validation photographs (every eighth of each folder, never trained on), fitted to one size',
+    "synthesis: degraded by the training's own synthesis; independent: by another; lamps: by that "
+    'one, with lamps that clip; day: as they are',
+    'whole frames, RGB; enhanced frames clamped and rounded to 8 bit; means over photographs',
+    f'PSNR: dB, over RGB, capped at {PSNR_CAP:.0f}; SSIM: mean of R, G and B, 11x11 Gaussian '
+    'window, sigma 1.5, inside the frame',
+    "aligned: PSNR after each channel's mean has been made equal to the reference's, because "
+    'brightness is ambiguous',
+    'day: PSNR against the input itself; grid and halo: two faults of such networks in grey '
+    'levels, on the set with lamps',
+    'time: median of all calls, conversion included; to be compared only within one run',
+)
 
 
-def psnr(frame: np.ndarray, reference: np.ndarray) -> float:
-    """PSNR over RGB of two uint8 images, dB, capped at 50."""
-    error = np.mean((frame.astype(np.float64) - reference) ** 2)
-    return PSNR_CAP if error == 0 else min(PSNR_CAP, 10 * np.log10(255**2 / error))
+class Sample(NamedTuple):
+    """One frame to measure on."""
+
+    video: str
+    """Frames of one video are correlated; the interval is by video."""
+    degraded: np.ndarray
+    """(H, W, 3) uint8 RGB."""
+    target: np.ndarray | None = None
+    """(H, W, 3) uint8 RGB; None where there is no target."""
 
 
-def aligned_psnr(frame: np.ndarray, reference: np.ndarray) -> float:
-    """PSNR after each channel's mean has been scaled to the reference's."""
-    means = frame.mean((0, 1)), reference.mean((0, 1))
-    scaled = np.clip(frame * (means[1] / np.maximum(means[0], 1)) + 0.5, 0, 255)
-    return psnr(scaled.astype(np.uint8), reference)
+def main(arguments: list[str] | None = None) -> None:
+    """Print the tables, and write them as JSON where asked."""
+    parser = argparse.ArgumentParser(
+        prog='dap_led_training.evaluate',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('models', nargs='*', metavar='MODEL', help='default: nano')
+    parser.add_argument('--photographs', nargs='+', metavar='FOLDER')
+    parser.add_argument('--lol-blur', metavar='ROOT')
+    parser.add_argument('--variant', choices=data.VARIANTS, help=f'default: {data.VARIANTS[0]}')
+    parser.add_argument('--pairs', nargs=2, metavar=('DEGRADED', 'TARGET'))
+    parser.add_argument('--unpaired', metavar='FOLDER')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures here too')
+    parser.add_argument('--ablation', type=Path, metavar='CONFIG', help='recipe to take apart')
+    parser.add_argument('--out', type=Path, metavar='DIR', help='runs of the ablation')
+    parser.add_argument('--steps', type=int, help='of each run, in place of the recipe')
+    parser.add_argument(
+        '--tables',
+        nargs='+',
+        choices=('prompt', 'losses', 'prior'),
+        help='of the ablation; default: all three',
+    )
+    options = parser.parse_args(arguments)
+    if options.variant and not options.lol_blur:
+        parser.error('--variant needs --lol-blur')
+    if options.ablation:
+        if not options.out:
+            parser.error('--ablation needs --out DIR')
+        if any((options.models, options.lol_blur, options.pairs, options.unpaired, options.json)):
+            parser.error('--ablation takes its data from CONFIG and --photographs, and no MODEL')
+        _ablate(options)
+    elif options.out or options.steps or options.tables:
+        parser.error('--out, --steps and --tables belong to --ablation')
+    else:
+        _evaluate(options)
 
 
-def ssim(frame: np.ndarray, reference: np.ndarray) -> float:
-    """SSIM over RGB of two uint8 images, Gaussian window 11x11, sigma 1.5."""
-    tensors = (torch.from_numpy(i).permute(2, 0, 1)[None].float() for i in (frame, reference))
-    return float(structural_similarity_index_measure(*tensors, data_range=255.0))
+def _ablate(options: argparse.Namespace) -> None:
+    from dap_led_training import ablation
+
+    config = configuration.load(options.ablation, TrainConfig)
+    if options.photographs:
+        config = dataclasses.replace(config, data=DataConfig(photographs=options.photographs))
+    ablation.ablate(config, options.out, options.steps, options.tables)
 
 
-def grid_energy(frame: np.ndarray, reference: np.ndarray, period: int = 4) -> float:
-    """Error that repeats with every cell of 4x4 pixels, in grey levels.
+def _evaluate(options: argparse.Namespace) -> None:
+    models = options.models or ['nano']
+    methods, frames = load_methods(models), _frames(options)
+    report: dict = {'versions': metrics.versions()}
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+    if options.photographs or not frames:
+        folders = options.photographs or configuration.load(RECIPE, TrainConfig).data.photographs
+        photographs = find_photographs(folders, validation=True)
+        report['night'] = evaluate_night(methods, photographs)
+        print(night_table(report['night']))
+        print(sizes_kept({name: methods[name] for name in models}, photographs[0]))
+    for key, (name, run) in frames.items():
+        report[key] = {'data': name, **run(methods)}
+        print(table(report[key]))
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=2, allow_nan=False))
 
-    The signed error of each of the 16 places in the cell is averaged over the frame; the result is
-    the standard deviation over the places. What is not periodic averages out.
-    """
-    height, width = (side // period * period for side in frame.shape[:2])
-    error = (frame.astype(np.float64) - reference)[:height, :width].mean(axis=2)
-    places = error.reshape(height // period, period, width // period, period).mean((0, 2))
-    return float(places.std())
 
-
-def halo_depth(frame: np.ndarray, reference: np.ndarray, degraded: np.ndarray) -> float:
-    """Brightness error around clipped lamps against that of the whole frame, in grey levels.
-
-    Around is 3 to 12 pixels away from where the degraded frame clips. Negative: a dark halo;
-    positive: a glow. Not a number where nothing clips.
-    """
-    clipped = (degraded.max(axis=2) >= 250).astype(np.uint8)
-    near, far = (cv2.dilate(clipped, np.ones((2 * r + 1, 2 * r + 1), np.uint8)) for r in (3, 12))
-    ring = (far > 0) & (near == 0)
-    if not clipped.any() or not ring.any():
-        return float('nan')
-    error = (frame.astype(np.float64) - reference).mean(axis=2)
-    return float(error[ring].mean() - error[far == 0].mean())
+def _frames(options: argparse.Namespace) -> dict[str, tuple[str, Callable[[dict], dict]]]:
+    """Name and evaluation of each data set that is asked for, by its key in the report."""
+    found: dict = {}
+    if options.lol_blur:
+        variant = options.variant or data.VARIANTS[0]
+        pairs = lol_blur_test(options.lol_blur, variant)
+        name = lol_blur_name(options.lol_blur, variant)
+        found['lol_blur'] = name, partial(evaluate_pairs, pairs=pairs)
+    if options.pairs:
+        degraded, target = options.pairs
+        pairs = data.folders(degraded, target)
+        found['pairs'] = f'pairs, {degraded} -> {target}', partial(evaluate_pairs, pairs=pairs)
+    if options.unpaired:
+        name = f'frames without targets: {options.unpaired}'
+        paths = data.unpaired(options.unpaired)
+        found['unpaired'] = name, partial(evaluate_unpaired, paths=paths)
+    return found
 
 
 def clahe_and_gamma(frame: np.ndarray) -> np.ndarray:
@@ -98,35 +170,170 @@ def clahe_and_gamma(frame: np.ndarray) -> np.ndarray:
     return cv2.LUT(image, table)
 
 
-def fit(photograph: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Scale and centre-crop to a size; portraits are turned first."""
-    if photograph.shape[0] > photograph.shape[1]:
-        photograph = np.rot90(photograph)
-    scale = max(width / photograph.shape[1], height / photograph.shape[0])
-    size = [
-        max(a, round(b * scale))
-        for a, b in ((width, photograph.shape[1]), (height, photograph.shape[0]))
+def load_methods(models: Iterable[str]) -> dict[str, Method]:
+    """The untouched input, CLAHE with gamma, and each model that Enhancer.load() finds."""
+    methods: dict[str, Method] = {'input': lambda frame: frame, 'CLAHE + gamma': clahe_and_gamma}
+    for model in models:
+        enhancer = Enhancer.load(model)
+        methods[model] = lambda frame, enhancer=enhancer: enhancer.enhance(frame).frame
+    return methods
+
+
+# --- data sets of frames ----------------------------------------------------------------------
+
+
+def evaluate_pairs(methods: dict[str, Method], pairs: list[data.FramePair]) -> dict:
+    """Figures of each method on pairs of files, against their targets; see score().
+
+    :raises ValueError: a file cannot be read, or the two of a pair differ in size.
+    """
+    measured, missing = metrics.full_reference()
+    return score(methods, samples_of(pairs), len(pairs), measured, missing)
+
+
+def samples_of(pairs: list[data.FramePair]) -> Iterator[Sample]:
+    """The frames of pairs, read one after the other.
+
+    :raises ValueError: as evaluate_pairs().
+    """
+    return (Sample(pair.video, *data.read_pair(pair)) for pair in pairs)
+
+
+def lol_blur_name(root: str | Path, variant: str) -> str:
+    """The folder pair, for the head of a report."""
+    return f'LOL-Blur test, {variant} -> {data.TARGET}: {root}'
+
+
+def lol_blur_test(root: str | Path, variant: str) -> list[data.FramePair]:
+    """The test split of LOL-Blur; `video` is the video, for both clips of one show one scene."""
+    return [
+        pair._replace(video=pair.video.rpartition('/')[0] or pair.degraded.parent.name)
+        for pair in data.lol_blur(root, split='test', variant=variant)
     ]
-    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    image = cv2.resize(photograph, size, interpolation=method)
-    x, y = (image.shape[1] - width) // 2, (image.shape[0] - height) // 2
-    return np.ascontiguousarray(image[y : y + height, x : x + width])
 
 
-def night_sets(paths: list[Path]) -> dict[str, list[Pair]]:
-    """The three degraded sets, (degraded, reference) pairs; the same at every call."""
-    config = NightBlurConfig(daylight=0.0, blur=1.0)
-    m = margin(config)
-    sets: dict[str, list[Pair]] = {'synthesis': [], 'independent': [], 'lamps': []}
-    for index, path in enumerate(tqdm(paths, desc='degrading', unit='photograph')):
-        photograph = read_rgb(path)
-        wide = fit(photograph, SIZE[0] + 2 * m, SIZE[1] + 2 * m)
-        sharp = fit(photograph, *SIZE)
-        sets['synthesis'].append(degrade(wide, config, np.random.default_rng([99, index]))[:2])
-        for name in ('independent', 'lamps'):
-            rng = np.random.default_rng([98, index])
-            sets[name].append(independent.night(sharp, rng, lamps=name == 'lamps'))
-    return sets
+def evaluate_unpaired(methods: dict[str, Method], paths: list[Path]) -> dict:
+    """Figures of each method on frames without targets; see score().
+
+    Without pyiqa nothing can be measured; the report says so. The video of a frame is its folder
+    and, in Real-LOL-Blur (0031_0043.png, 075_blur_9.png), its name up to the first underscore.
+    """
+    measured, missing = metrics.without_reference()
+    samples = (Sample(_unpaired_video(path), read_rgb(path)) for path in paths)
+    return score(methods if measured else {}, samples, len(paths), measured, missing)
+
+
+def score(
+    methods: dict[str, Method],
+    samples: Iterable[Sample],
+    count: int,
+    measured: dict[str, Metric],
+    missing: Iterable[str] = (),
+) -> dict:
+    """Figures of each method over samples, ready for JSON and table().
+
+    :param count: number of samples, for the progress bar.
+    :param missing: why some metrics are not measured; goes into the report.
+    :returns: frames, videos, protocol, metrics, missing, and methods: for each method and metric
+        the mean over frames, half the 95% interval by video (None with one video) and the mean of
+        each video.
+    """
+    videos: list[str] = []
+    values: dict = {name: {key: [] for key in measured} for name in methods}
+    for sample in tqdm(samples, total=count, unit='frame', desc='measuring'):
+        videos.append(sample.video)
+        references = () if sample.target is None else (sample.target,)
+        for name, method in methods.items():
+            enhanced = method(sample.degraded)
+            for key, metric in measured.items():
+                values[name][key].append(metric.measure(enhanced, *references))
+    figures = {
+        name: {key: metrics.mean_and_interval(v, videos) for key, v in columns.items()}
+        for name, columns in values.items()
+    }
+    return {
+        'frames': len(videos),
+        'videos': len(set(videos)),
+        'protocol': list(FRAMES_PROTOCOL),
+        'metrics': described(measured),
+        'missing': list(missing),
+        'methods': {
+            name: {key: summary._asdict() for key, summary in columns.items()}
+            for name, columns in figures.items()
+        },
+    }
+
+
+def _unpaired_video(path: Path) -> str:
+    video, underscore, _ = path.stem.partition('_')
+    return f'{path.parent}/{video}' if underscore else str(path.parent)
+
+
+def described(measured: dict[str, Metric]) -> dict:
+    """The columns of a report, ready for JSON."""
+    return {
+        key: {'label': metric.label, 'digits': metric.digits, 'convention': metric.convention}
+        for key, metric in measured.items()
+    }
+
+
+def table(report: dict) -> str:
+    """The printed form of what score() returns, with its `data`."""
+    lines = [
+        '',
+        report['data'],
+        f'{report["frames"]} frames of {report["videos"]} videos',
+        *head(report),
+        '',
+    ]
+    if not report['methods']:
+        return '\n'.join([*lines, 'nothing to measure'])
+    columns = report['metrics']
+    rows = [['', *(column['label'] for column in columns.values())]]
+    for name, figures in report['methods'].items():
+        cells = [cell(figures[key], column['digits']) for key, column in columns.items()]
+        rows.append([name, *cells])
+    return '\n'.join([*lines, aligned(rows)])
+
+
+def head(report: dict) -> list[str]:
+    """Protocol, conventions, versions and what is missing, a line each."""
+    conventions = [f'{m["label"]}: {m["convention"]}' for m in report['metrics'].values()]
+    missing = [f'not measured: {reason}' for reason in report['missing']]
+    return [*report['protocol'], *conventions, version_line(), *missing]
+
+
+def version_line() -> str:
+    """The libraries that the figures depend on, in one line."""
+    return ', '.join(f'{name} {version}' for name, version in metrics.versions().items())
+
+
+def cell(summary: dict, digits: int) -> str:
+    """The mean, and the interval where there is one: 18.77 ±0.52."""
+    mean, interval = summary['mean'], summary['interval']
+    return f'{mean:.{digits}f}' + ('' if interval is None else f' ±{interval:.{digits}f}')
+
+
+def aligned(rows: list[list[str]]) -> str:
+    """Rows of cells as columns of text; the first one is flush left."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return '\n'.join(
+        '  '.join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths)))
+        for row in rows
+    )
+
+
+# --- night sets -------------------------------------------------------------------------------
+
+
+def evaluate_night(methods: dict[str, Method], photographs: list[Path]) -> dict:
+    """Figures of each method on the three night sets and on the photographs as they are."""
+    sets, days = night_sets(photographs), [fit(read_rgb(path), *SIZE) for path in photographs]
+    return {
+        'photographs': len(photographs),
+        'protocol': list(NIGHT_PROTOCOL),
+        'methods': {name: measure(method, sets, days) for name, method in methods.items()},
+    }
 
 
 def measure(method: Method, sets: dict[str, list[Pair]], days: list[np.ndarray]) -> dict:
@@ -140,71 +347,66 @@ def measure(method: Method, sets: dict[str, list[Pair]], days: list[np.ndarray])
         seconds.append(time.perf_counter() - start)
         return enhanced
 
+    def mean(metric: Callable[..., float], frames: list[Pair], *rest: float) -> float:
+        return float(np.mean([metric(*pair, *rest) for pair in frames]))
+
     for name, pairs in sets.items():
         frames = [(timed(degraded), reference) for degraded, reference in pairs]
         if name == 'lamps':
-            halos = [halo_depth(*f, degraded) for f, (degraded, _) in zip(frames, pairs)]
-            result['grid'] = float(np.mean([grid_energy(*pair) for pair in frames]))
-            result['halo'] = float(np.nanmean(halos))
+            halos = [metrics.halo_depth(*f, degraded) for f, (degraded, _) in zip(frames, pairs)]
+            known = [halo for halo in halos if not np.isnan(halo)]
+            result['grid'] = mean(metrics.grid_energy, frames)
+            result['halo'] = float(np.mean(known)) if known else None
         result[name] = {
-            'psnr': float(np.mean([psnr(*pair) for pair in frames])),
-            'ssim': float(np.mean([ssim(*pair) for pair in frames])),
-            'aligned': float(np.mean([aligned_psnr(*pair) for pair in frames])),
+            'psnr': mean(metrics.psnr, frames, PSNR_CAP),
+            'ssim': mean(metrics.ssim_rgb, frames),
+            'aligned': mean(metrics.aligned_psnr, frames, PSNR_CAP),
         }
-    kept = [psnr(timed(day), day) for day in days]
+    kept = [metrics.psnr(timed(day), day, PSNR_CAP) for day in days]
     result['day'] = {'mean': float(np.mean(kept)), 'worst': float(np.min(kept))}
     result['milliseconds'] = float(np.median(seconds)) * 1e3
     return result
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Print the table, and write it as JSON where asked."""
-    parser = argparse.ArgumentParser(
-        prog='dap_led_training.evaluate',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument('models', nargs='*', default=['nano'], metavar='MODEL')
-    parser.add_argument(
-        '--photographs', nargs='+', metavar='FOLDER', help=f'default: the ones of {RECIPE.name}'
-    )
-    parser.add_argument('--json', type=Path, help='write the figures here too')
-    options = parser.parse_args(arguments)
-
-    folders = options.photographs or configuration.load(RECIPE, TrainConfig).photographs
-    paths = find_photographs(folders, validation=True)
-    sets, days = night_sets(paths), [fit(read_rgb(path), *SIZE) for path in paths]
-    methods: dict[str, Method] = {'input': lambda frame: frame, 'CLAHE + gamma': clahe_and_gamma}
-    for model in options.models:
-        enhancer = Enhancer.load(model)
-        methods[model] = lambda frame, enhancer=enhancer: enhancer.enhance(frame).frame
-    results = {name: measure(method, sets, days) for name, method in methods.items()}
-
-    print(
-        f'\n{len(paths)} validation photographs, {SIZE[0]}x{SIZE[1]}; PSNR / SSIM / aligned PSNR'
-    )
-    width = max(len(name) for name in results)
-    print(
-        f'{"":{width}}  '
-        + '  '.join(f'{name:^20}' for name in sets)
-        + '  day mean / worst  grid   halo    time'
-    )
-    for name, figures in results.items():
+def night_table(report: dict) -> str:
+    """The printed form of what evaluate_night() returns."""
+    sets = ('synthesis', 'independent', 'lamps')
+    lines = [
+        '',
+        *report['protocol'],
+        version_line(),
+        '',
+        f'{report["photographs"]} validation photographs, {SIZE[0]}x{SIZE[1]}; '
+        'PSNR / SSIM / aligned PSNR',
+    ]
+    width = max(len(name) for name in report['methods'])
+    columns = '  '.join(f'{name:^20}' for name in sets)
+    lines.append(f'{"":{width}}  {columns}  day mean / worst  grid   halo    time')
+    for name, figures in report['methods'].items():
         cells = [
             f'{s["psnr"]:5.2f} / {s["ssim"]:.3f} / {s["aligned"]:5.2f}'
             for s in (figures[key] for key in sets)
         ]
         day = figures['day']
-        print(
+        halo = '-' if figures['halo'] is None else f'{figures["halo"]:.1f}'
+        lines.append(
             f'{name:{width}}  {"  ".join(cells)}  {day["mean"]:5.2f} / {day["worst"]:5.2f}   '
-            f'{figures["grid"]:5.2f} {figures["halo"]:6.1f} {figures["milliseconds"]:6.1f} ms'
+            f'{figures["grid"]:5.2f} {halo:>6} {figures["milliseconds"]:6.1f} ms'
         )
+    return '\n'.join(lines)
+
+
+def sizes_kept(methods: dict[str, Method], photograph: Path) -> str:
+    """Of each method, whether frames of odd and large sizes come back as they were."""
+    image = fit(read_rgb(photograph), *SIZE)
     sizes = ', '.join(f'{width}x{height}' for width, height in SIZES)
-    for name in options.models:
-        changed = [s for s in SIZES if methods[name](fit(days[0], *s)).shape != (s[1], s[0], 3)]
-        print(f'{name}: sizes {sizes} kept' if not changed else f'{name}: CHANGED sizes {changed}')
-    if options.json:
-        options.json.write_text(json.dumps({'photographs': len(paths), **results}, indent=2))
+    lines = []
+    for name, method in methods.items():
+        changed = [s for s in SIZES if method(fit(image, *s)).shape != (s[1], s[0], 3)]
+        lines.append(
+            f'{name}: CHANGED sizes {changed}' if changed else f'{name}: sizes {sizes} kept'
+        )
+    return '\n'.join(lines)
 
 
 if __name__ == '__main__':
