@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from dap_led_ros.inference import weights
+from dap_led_ros.inference.degradation import DegradationScorer
 
 MIN_SIDE = 16
 """Smallest height and width of a frame, in pixels."""
@@ -30,8 +31,10 @@ class Enhanced:
 
     frame: np.ndarray
     """(H, W, 3) RGB, shape and type of the input."""
+    degradation: dict[str, float]
+    """How degraded the input was, 0 to 1: low_light, blur, and joint for both at once."""
     milliseconds: dict[str, float]
-    """Time spent, by stage: convert_in, infer, convert_out."""
+    """Time spent, by stage: score, convert_in, infer, convert_out."""
 
 
 class Enhancer:
@@ -40,28 +43,33 @@ class Enhancer:
     def __init__(self, backend: Backend, model: str) -> None:
         """Wrap a backend; Enhancer.load() is the usual way."""
         self._backend = backend
+        self._scorer = DegradationScorer()
         self.model = model
 
     @classmethod
     def load(
         cls, model: str = weights.DEFAULT, device: str = 'auto', threads: int = 0
     ) -> Enhancer:
-        """Load a model that ships with the package, by name, or an .onnx file, by path.
+        """Load a model that ships with the package, by name, or a file, by path.
 
+        :param model: a name, an .onnx file (ONNX Runtime), or a .safetensors checkpoint of
+            dap_led_training (PyTorch).
         :param device: auto, cpu or cuda; see OnnxBackend.
         :param threads: threads of one inference; 0 is one per physical core.
         :raises FileNotFoundError: there is no such model.
         :raises ValueError: the file is not an enhancer, or the device's name is wrong.
         :raises RuntimeError: the runtime or the device is not there.
         """
-        from dap_led_ros.inference.backends.onnx import OnnxBackend
-
         path = weights.find(model)
-        return cls(OnnxBackend(path, device, threads), path.stem)
+        if path.suffix == '.safetensors':
+            from dap_led_ros.inference.backends.torch import TorchBackend as Runtime
+        else:
+            from dap_led_ros.inference.backends.onnx import OnnxBackend as Runtime
+        return cls(Runtime(path, device, threads), path.stem)
 
     @property
     def provider(self) -> str:
-        """The device really in use, in ONNX Runtime's words."""
+        """The device really in use, in the runtime's words."""
         return self._backend.provider
 
     def enhance(self, frame: np.ndarray) -> Enhanced:
@@ -78,6 +86,8 @@ class Enhancer:
             height, width = frame.shape[:2]
             raise ValueError(f'frame is {width}x{height}: the least is {MIN_SIDE}x{MIN_SIDE}')
         start = time.perf_counter()
+        degradation = self._scorer.score(frame)
+        scored = time.perf_counter()
         tensor = to_tensor(frame)
         converted = time.perf_counter()
         result = self._backend.run(tensor)
@@ -90,8 +100,10 @@ class Enhancer:
         done = time.perf_counter()
         return Enhanced(
             enhanced,
+            degradation,
             {
-                'convert_in': (converted - start) * 1e3,
+                'score': (scored - start) * 1e3,
+                'convert_in': (converted - scored) * 1e3,
                 'infer': (inferred - converted) * 1e3,
                 'convert_out': (done - inferred) * 1e3,
             },

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent.parent / 'weights'
+PRIORS = FOLDER / 'priors'
 DEFAULT = 'nano'
+SUFFIXES = ('.onnx', '.safetensors')
 
 
 def names() -> list[str]:
@@ -14,7 +16,7 @@ def names() -> list[str]:
 
 
 def find(model: str) -> Path:
-    """Path of the ONNX file of a shipped model's name, or of a path as given.
+    """Path of the ONNX file of a shipped model's name, or of a model file as given.
 
     :raises FileNotFoundError: neither; says what there is.
     """
@@ -22,8 +24,9 @@ def find(model: str) -> Path:
     if shipped.is_file():
         return shipped
     path = Path(model).expanduser()
-    if path.suffix == '.onnx' and path.is_file():
+    if path.suffix in SUFFIXES and path.is_file():
         return path
     raise FileNotFoundError(
-        f'no model {model!r}: give the path of an .onnx file or one of: {", ".join(names())}'
+        f'no model {model!r}: give the path of an .onnx file or of a .safetensors checkpoint, '
+        f'or one of: {", ".join(names())}'
     )

@@ -1,0 +1,109 @@
+"""Build a prior from its configuration: find weights, embed prompts once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dap_led_ros.inference import weights
+from dap_led_ros.priors import PriorConfig
+from dap_led_ros.priors.clip import PROMPT_PAIRS, ClipPrior
+from dap_led_ros.priors.distilled import DistilledPrior
+from dap_led_ros.priors.handcrafted import HandcraftedPrior, NoPrior
+
+OPEN_CLIP_WEIGHTS = ('open_clip_model.safetensors', 'open_clip_pytorch_model.bin')
+
+
+def build_prior(config: PriorConfig, cached: dict[str, Tensor] | None = None) -> nn.Module:
+    """A frozen prior in evaluation mode.
+
+    :param cached: `texts` and `logit_scale` of a checkpoint; without them the prompts are embedded
+        now, which needs the text tower.
+    :raises FileNotFoundError: the CLIP's weights are not there; says which and where to put them.
+    :raises RuntimeError: open_clip is not installed.
+    """
+    if config.kind == 'none':
+        return NoPrior()
+    if config.kind == 'handcrafted':
+        return HandcraftedPrior()
+    if config.kind == 'distilled':
+        prior = DistilledPrior()
+        prior.load_state_dict(load_file(weights.PRIORS / 'degradation.safetensors'))
+        return prior.eval().requires_grad_(False)
+    clip = load_clip(config)
+    if cached:
+        texts, scale = cached['texts'], cached['logit_scale']
+    else:
+        texts, scale = embed_prompts(clip, PROMPT_PAIRS), clip.logit_scale.detach().exp()
+    antonyms = config.prompts != 'joint'
+    return ClipPrior(clip.visual, texts, float(scale), config.dense_mode, antonyms)
+
+
+def load_clip(config: PriorConfig) -> nn.Module:
+    """A CLIP of open_clip's, both towers, in evaluation mode.
+
+    :raises FileNotFoundError: its weights are not there; says which and where to put them.
+    :raises RuntimeError: open_clip is not installed.
+    :raises ValueError: open_clip knows no such model.
+    """
+    try:
+        import open_clip
+    except ImportError as error:
+        raise RuntimeError(
+            f"the CLIP prior needs open_clip: pip install 'dap_led_ros[train]' ({error})"
+        ) from None
+    shipped = weights.PRIORS / config.clip
+    folder = shipped if shipped.is_dir() else Path(config.clip).expanduser()
+    if folder.is_dir():
+        if not any((folder / name).is_file() for name in OPEN_CLIP_WEIGHTS):
+            raise FileNotFoundError(
+                f'{folder} has no weights: put {OPEN_CLIP_WEIGHTS[0]} beside open_clip_config.json'
+            )
+        return open_clip.create_model(f'local-dir:{folder}').float().eval()
+    if config.clip not in open_clip.list_models():
+        raise ValueError(
+            f'no CLIP {config.clip!r}: give degradation-clip-tiny, a folder with '
+            'open_clip_config.json, or a name of open_clip.list_models()'
+        )
+    source = Path(config.weights).expanduser()
+    if source.is_file():
+        return open_clip.create_model(config.clip, pretrained=str(source)).eval()
+    tags = open_clip.list_pretrained_tags_by_model(config.clip)
+    if config.weights not in tags:
+        raise FileNotFoundError(
+            f'prior.weights: {config.weights!r} is neither a file nor one of the weights that '
+            f'open_clip knows for {config.clip}: {", ".join(tags)}'
+        )
+    try:
+        return open_clip.create_model(config.clip, pretrained=config.weights).eval()
+    except Exception as error:  # the hub's libraries raise many classes
+        raise FileNotFoundError(
+            f'the weights {config.weights!r} of {config.clip} are not on this machine and could '
+            f'not be fetched. Fetch {_address(config)} where there is a network and set '
+            f'prior.weights to the path of the file ({str(error).splitlines()[0]})'
+        ) from None
+
+
+def _address(config: PriorConfig) -> str:
+    """Where open_clip would fetch weights from."""
+    import open_clip
+
+    source = open_clip.get_pretrained_cfg(config.clip, config.weights)
+    if source.get('hf_hub'):
+        return f'https://huggingface.co/{source["hf_hub"].rstrip("/")} ({OPEN_CLIP_WEIGHTS[0]})'
+    return source['url']
+
+
+@torch.no_grad()
+def embed_prompts(clip: nn.Module, pairs: tuple[tuple[str, str], ...]) -> Tensor:
+    """Unit embeddings (K, 2, D) of K pairs of prompts."""
+    import open_clip
+
+    tokenize = open_clip.SimpleTokenizer(context_length=clip.context_length)
+    device = next(clip.parameters()).device
+    tokens = tokenize([prompt for pair in pairs for prompt in pair]).to(device)
+    return functional.normalize(clip.encode_text(tokens), dim=-1).unflatten(0, (len(pairs), 2))
