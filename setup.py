@@ -20,12 +20,18 @@ extras = {
     ],
     'train': [
         'torch>=2.4,<3',  # networks and training
-        'torchmetrics>=1.4,<2',  # PSNR and SSIM with pinned conventions
+        'torchvision>=0.19,<1',  # open_clip imports it; of the same release as torch
+        'open_clip_torch>=2.30,<4',  # the CLIP that guides DAP-LED
+        'lightning-fabric>=2.4,<3',  # devices, precision, several processes, checkpoints
+        'tensorboard>=2.12,<3',  # curves of a training
+        'torchmetrics>=1.4,<2',  # SSIM, LPIPS and correlations
         'onnx>=1.16,<2',  # export
         'onnxscript>=0.2,<1',  # the exporter of torch
         'safetensors>=0.4,<1',  # weights that execute nothing when loaded
         'pyyaml>=6,<7',  # training configurations
     ],
+    # NIQE, MUSIQ and NRQM. Its terms are non-commercial: nothing here needs it.
+    'iqa': ['pyiqa>=0.1.10,<0.2'],
     'test': ['pytest>=7,<10', 'pyyaml>=6,<7'],
     'lint': ['ruff>=0.6,<1'],
 }
@@ -46,7 +52,13 @@ setup(
     # Only this name: mapping dap_led_ros too would break `colcon build --symlink-install`.
     package_dir={'dap_led_training': 'training'},
     package_data={
-        package_name: ['py.typed', 'weights/*', 'sample/*'],
+        package_name: [
+            'py.typed',
+            'weights/*.*',
+            'weights/priors/*.*',
+            'weights/priors/*/*',
+            'sample/*',
+        ],
         'dap_led_training': ['configs/*.yaml'],
     },
     data_files=[

@@ -65,7 +65,7 @@ def test_export_of_the_tiny_preset_and_its_parity(tmp_path):
 
 def test_the_shipped_onnx_is_the_shipped_safetensors():
     """Three odd sizes, 1e-4."""
-    network = export.load_network('nano', weights.FOLDER / 'nano.safetensors')
+    network = export.load_network(weights.FOLDER / 'nano.safetensors')
     assert export.parity(network, weights.find('nano')) <= 1e-4
     dark = 0.1 * torch.rand(1, 3, 37, 51)
     with torch.inference_mode():
@@ -73,7 +73,7 @@ def test_the_shipped_onnx_is_the_shipped_safetensors():
 
 
 def test_the_gate_opens_on_a_night_and_closes_on_a_day(night):
-    network = export.load_network('nano', weights.FOLDER / 'nano.safetensors')
+    network = export.load_network(weights.FOLDER / 'nano.safetensors')
     frames = torch.stack([torch.from_numpy(frame).permute(2, 0, 1) / 255 for frame in night])
     with torch.inference_mode():
         logits = network.enhance_and_gate(frames)[1]

@@ -44,6 +44,12 @@ def build(values: Any, kind: Any, where: str) -> Any:
         if not isinstance(values, list) or len(values) != len(arguments):
             raise ValueError(f'{where}: expected {len(arguments)} values, got {values!r}')
         return tuple(build(v, a, where) for v, a in zip(values, arguments))
+    if origin is dict:
+        if not isinstance(values, dict):
+            raise ValueError(f'{where}: expected a mapping, got {values!r}')
+        return {k: build(v, arguments[1], f'{where}: {k}') for k, v in values.items()}
+    if kind is Any:
+        return values
     if kind is float and isinstance(values, int) and not isinstance(values, bool):
         return float(values)
     if not isinstance(values, kind) or (kind is int and isinstance(values, bool)):

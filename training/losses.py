@@ -2,9 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from dap_led_ros.priors.clip import ClipPrior
+
+POLARITIES = ('degraded', 'clean')
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the terms, and how the CLIP terms are read. DAP-LED: identity 0.1, clip 0.01."""
+
+    charbonnier: float = 1.0
+    gradient: float = 0.0
+    dissimilarity: float = 0.0
+    grid: float = 0.0
+    gate: float = 0.0
+    identity: float = 0.0
+    clip: float = 0.0
+    identity_normalized: bool = True
+    """The distance of unit embeddings; else of embeddings as they come, as eq. 5 is written."""
+    polarity: str = 'degraded'
+    """Eq. 6: away from the degraded prompt, or towards its `clean` antonym."""
+
+    def __post_init__(self) -> None:
+        """Refuse a polarity that there is not.
+
+        :raises ValueError: see there.
+        """
+        if self.polarity not in POLARITIES:
+            raise ValueError(f'losses.polarity: {self.polarity!r} is not one of {POLARITIES}')
 
 
 def charbonnier(enhanced: Tensor, target: Tensor, epsilon: float = 1e-3) -> Tensor:
@@ -50,7 +81,72 @@ def grid(enhanced: Tensor, target: Tensor, period: int = 4) -> Tensor:
     return (places - places.mean(-1, keepdim=True)).abs().mean()
 
 
-def gate(logits: Tensor, degraded: Tensor, target: Tensor) -> Tensor:
+def gate_error(logits: Tensor, degraded: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy of the gate (B,): open on a degraded frame, closed on an undegraded one."""
     needed = (degraded != target).flatten(1).any(1).to(logits.dtype)
     return functional.binary_cross_entropy_with_logits(logits, needed)
+
+
+def identity(
+    enhanced: Tensor, target: Tensor, judge: ClipPrior, normalized: bool = True
+) -> Tensor:
+    """Distance in the CLIP's embedding space (DAP-LED eq. 5): L2 norm, mean over the batch.
+
+    :param normalized: of unit embeddings, from 0 to 2. As the paper writes it, without, the norm
+        of the embeddings rules: about 10 for OpenAI's ViT-L/14, so that its weight of 0.1 would
+        outweigh eq. 4.
+    """
+    with torch.no_grad():
+        reference = judge.embed(target)
+    embedded = judge.embed(enhanced)
+    if normalized:
+        embedded = functional.normalize(embedded, dim=-1)
+        reference = functional.normalize(reference, dim=-1)
+    return torch.sqrt(((embedded - reference) ** 2).sum(-1) + 1e-12).mean()
+
+
+def clip(enhanced: Tensor, judge: ClipPrior, polarity: str = 'degraded') -> Tensor:
+    """Cosine to the joint prompt (DAP-LED eq. 6), with the sign that training can minimize.
+
+    The prompt describes the degraded input, so the cosine itself is to fall. With `clean`, its
+    antonym's cosine is to rise.
+    """
+    embedded = functional.normalize(judge.embed(enhanced), dim=-1)
+    degraded, clean = judge.texts[0]
+    return ((embedded @ degraded) if polarity == 'degraded' else -(embedded @ clean)).mean()
+
+
+def weighted_terms(
+    weights: LossWeights,
+    degraded: Tensor,
+    enhanced: Tensor,
+    target: Tensor,
+    gate: Tensor | None = None,
+    judge: ClipPrior | None = None,
+) -> dict[str, Tensor]:
+    """Loss terms, weighted (eq. 7); a term of weight zero is not computed.
+
+    :param gate: logits (B,) of a network that has a gate; see gate_error().
+    :param judge: the CLIP that identity and clip ask.
+    :raises ValueError: a gate's loss for a network that has none.
+    """
+    terms: dict[str, Tensor] = {}
+    for name, term in (
+        ('charbonnier', charbonnier),
+        ('gradient', gradient),
+        ('dissimilarity', dissimilarity),
+        ('grid', grid),
+    ):
+        if weight := getattr(weights, name):
+            terms[name] = weight * term(enhanced, target)
+    if weights.gate:
+        if gate is None:
+            raise ValueError('losses.gate: this network has no gate; set its weight to 0')
+        terms['gate'] = weights.gate * gate_error(gate, degraded, target)
+    if weights.identity:
+        terms['identity'] = weights.identity * identity(
+            enhanced, target, judge, weights.identity_normalized
+        )
+    if weights.clip:
+        terms['clip'] = weights.clip * clip(enhanced, judge, weights.polarity)
+    return terms

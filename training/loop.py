@@ -1,0 +1,297 @@
+"""The training loop that every recipe shares, on Lightning Fabric.
+
+A recipe is a module that maps a batch to its loss terms, a dict of scalars, and that holds what is
+trained in `network`. Batches are numbered: batch `step` is a function of (seed, step), so that a
+run that was killed goes on with what an unbroken one would have seen, to the same weights.
+
+    python -m dap_led_training.train CONFIG --out RUN              one process
+    torchrun --nproc-per-node 4 -m dap_led_training.train ...      one process per device
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+import yaml
+from lightning_fabric import Fabric, seed_everything
+from lightning_fabric.loggers import CSVLogger, TensorBoardLogger
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, Dataset, Subset
+from tqdm import tqdm
+
+OPTIMIZERS = {'adam': torch.optim.Adam, 'adamw': torch.optim.AdamW}
+SCHEDULES = ('constant', 'cosine')
+PRECISIONS = ('auto', '32-true', 'bf16-mixed', '16-mixed')
+WEIGHTS = 'weights.safetensors'
+MACHINE_SETTINGS = ('workers', 'checkpoint_every', 'precision')
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How to optimize; the defaults are the paper's where it says (DAP-LED section IV-A)."""
+
+    seed: int = 1
+    optimizer: str = 'adam'
+    learning_rate: float = 1e-4
+    schedule: str = 'constant'
+    """constant, or cosine: from learning_rate down to final_learning_rate."""
+    final_learning_rate: float = 0.0
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    clip_gradient: float = 1.0
+    ema_decay: float = 0.999
+    precision: str = 'auto'
+    """auto: bf16 where the hardware multiplies it, else fp16 on a GPU and fp32 on a CPU."""
+    workers: int = 2
+    checkpoint_every: int = 500
+
+    def __post_init__(self) -> None:
+        """Refuse values that no branch knows.
+
+        :raises ValueError: see there.
+        """
+        for name, known in (
+            ('optimizer', OPTIMIZERS),
+            ('schedule', SCHEDULES),
+            ('precision', PRECISIONS),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(f'{name}: {getattr(self, name)!r} is not one of {tuple(known)}')
+
+
+def start(config: LoopConfig, out: Path) -> Fabric:
+    """Set up devices, precision and loggers; under torchrun one process of many."""
+    # Loader workers run side by side. Set before they fork: OpenCV's threads do not survive that.
+    cv2.setNumThreads(1)
+    world_size = int(os.environ.get('WORLD_SIZE', 1))
+    loggers: list[Any] = [
+        CSVLogger(out, name='logs', version=_stamp(), flush_logs_every_n_steps=1)
+    ]
+    if _installed('tensorboard'):
+        loggers.append(TensorBoardLogger(out, name='tensorboard', version=''))
+    fabric = Fabric(
+        accelerator='auto',
+        devices=int(os.environ.get('LOCAL_WORLD_SIZE', 1)),
+        num_nodes=max(1, world_size // int(os.environ.get('LOCAL_WORLD_SIZE', 1))),
+        strategy='ddp' if world_size > 1 else 'auto',
+        precision=_precision(config.precision),
+        loggers=loggers,
+    )
+    fabric.launch()
+    seed_everything(config.seed, verbose=False)
+    return fabric
+
+
+def fit(
+    fabric: Fabric,
+    recipe: nn.Module,
+    batches: Dataset,
+    config: LoopConfig,
+    out: Path,
+    write: Callable[[nn.Module, Path], None],
+) -> None:
+    """Train to the end, from the run's checkpoint where there is one.
+
+    :param recipe: forward(*batch) -> dict of loss terms; recipe.network is what is trained.
+    :param batches: item `step` is the batch of this process: a tuple of tensors.
+    :param write: writes the averaged network to a path; the loop puts it in place.
+    :raises FloatingPointError: the loss is not finite.
+    """
+    average = AveragedModel(recipe.network, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+    average.to(fabric.device)
+    optimizer = OPTIMIZERS[config.optimizer](
+        _parameter_groups(recipe, config.weight_decay), lr=config.learning_rate
+    )
+    wrapped, optimizer = fabric.setup(recipe, optimizer)
+    total, checkpoint = len(batches), out / 'checkpoint.pt'
+    state: dict[str, Any] = {
+        'recipe': wrapped,
+        'average': average,
+        'optimizer': optimizer,
+        'step': 0,
+        'running': {},
+    }
+    if checkpoint.exists():
+        fabric.load(checkpoint, state)
+        fabric.print(f'resuming {checkpoint} at step {state["step"]} of {total}')
+    first, running = state['step'], state['running']
+    loader = fabric.setup_dataloaders(
+        DataLoader(
+            Subset(batches, range(first, total)),
+            batch_size=None,
+            num_workers=config.workers,
+            prefetch_factor=4 if config.workers else None,
+        ),
+        use_distributed_sampler=False,  # the batches are this process' share already
+    )
+    began = time.monotonic()
+    progress = tqdm(
+        loader, initial=first, total=total, unit='step', mininterval=5, disable=fabric.global_rank
+    )
+    for step, batch in enumerate(progress, start=first):
+        torch.manual_seed(config.seed + step)  # what a recipe draws is a function of the step too
+        rate = learning_rate(step, total, config)
+        for group in optimizer.param_groups:
+            group['lr'] = rate
+        terms = wrapped(*batch)
+        loss = sum(terms.values())
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f'the loss is {loss.item()} at step {step}; what {out} holds is from before'
+            )
+        optimizer.zero_grad(set_to_none=True)
+        fabric.backward(loss)
+        if config.clip_gradient:
+            fabric.clip_gradients(wrapped, optimizer, max_norm=config.clip_gradient)
+        optimizer.step()
+        average.update_parameters(recipe.network)
+        for name, value in {**terms, 'loss': loss}.items():
+            running[name] = 0.98 * running.get(name, value.item()) + 0.02 * value.item()
+        progress.set_postfix({k: f'{v:.4f}' for k, v in running.items()}, refresh=False)
+        if (step + 1) % config.checkpoint_every == 0 or step + 1 == total:
+            state['step'] = step + 1
+            _replace(fabric, checkpoint, lambda part: fabric.save(part, state))
+            if fabric.is_global_zero:
+                write_whole(out / WEIGHTS, lambda p: write(average.module, p))
+            fabric.log_dict(
+                {**running, 'learning_rate': rate, 'seconds': time.monotonic() - began},
+                step=step + 1,
+            )
+    for logger in fabric.loggers:
+        logger.finalize('success')
+
+
+def learning_rate(step: int, total: int, config: LoopConfig) -> float:
+    """Rate of a step: linear warm-up, then the schedule."""
+    warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    if config.schedule == 'constant':
+        return config.learning_rate * warmup
+    span = config.learning_rate - config.final_learning_rate
+    cosine = 0.5 * (1 + math.cos(math.pi * step / total))
+    return warmup * (config.final_learning_rate + span * cosine)
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file whole or not at all, also when the process is killed on the way."""
+    part = path.with_name(f'{path.name}.part')
+    write(part)
+    os.replace(part, path)
+
+
+def write_record(out: Path, config: Any, loop: LoopConfig) -> None:
+    """Keep config.yaml and environment.json in the run's folder.
+
+    :raises ValueError: the folder holds a run with another configuration; to resume it as it is,
+        leave its settings as they are; only those of the machine may change.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    path, plain = out / 'config.yaml', as_plain(config)
+    if path.exists() and (out / 'checkpoint.pt').exists():
+        before = yaml.safe_load(path.read_text())
+        changed = [
+            key
+            for key in sorted({*plain, *before})
+            if _without_machine(plain.get(key)) != _without_machine(before.get(key))
+        ]
+        if changed:
+            raise ValueError(
+                f'{out} holds a run whose {", ".join(changed)} differ: give another --out, or '
+                f'the configuration of {path}'
+            )
+    write_whole(path, lambda part: part.write_text(yaml.safe_dump(plain, sort_keys=False)))
+    environment = {
+        'seed': loop.seed,
+        'git': _git('rev-parse', 'HEAD') + (' (modified)' if _git('status', '-s') else ''),
+        'python': platform.python_version(),
+        'machine': f'{platform.system()} {platform.machine()}, {os.cpu_count()} cores',
+        'gpu': torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        **{
+            name: metadata.version(name)
+            for name in ('torch', 'lightning-fabric', 'numpy', 'open-clip-torch')
+            if _installed(name)
+        },
+    }
+    text = json.dumps(environment, indent=2)
+    write_whole(out / 'environment.json', lambda part: part.write_text(text))
+
+
+def as_plain(config: Any) -> dict:
+    """Dataclasses to what YAML and JSON know: tuples become lists."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in value.items()}
+        return [plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+    return plain(dataclasses.asdict(config))
+
+
+def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:
+    """Weight decay for matrices and kernels only, not for gains, biases and embeddings."""
+    trained = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
+    decayed = [p for n, p in trained if p.ndim >= 2 and 'embedding' not in n]
+    plain = [p for n, p in trained if p.ndim < 2 or 'embedding' in n]
+    return [
+        {'params': decayed, 'weight_decay': weight_decay},
+        {'params': plain, 'weight_decay': 0.0},
+    ]
+
+
+def _precision(wanted: str) -> str:
+    if wanted != 'auto':
+        return wanted
+    if torch.cuda.is_available():
+        return 'bf16-mixed' if torch.cuda.is_bf16_supported() else '16-mixed'
+    # Without the instructions for it bf16 is a hundred times slower than fp32 on a CPU.
+    return 'bf16-mixed' if torch.ops.mkldnn._is_mkldnn_bf16_supported() else '32-true'
+
+
+def _replace(fabric: Fabric, path: Path, save: Callable[[Path], None]) -> None:
+    """Save on all processes (Fabric asks for that), put the file in place on one."""
+    part = path.with_name(f'{path.name}.part')
+    save(part)
+    fabric.barrier()
+    if fabric.is_global_zero:
+        os.replace(part, path)
+
+
+def _without_machine(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: v for k, v in value.items() if k not in MACHINE_SETTINGS}
+    return value
+
+
+def _stamp() -> str:
+    """A name for the logs of this start; a resumed run begins a new one."""
+    return f'{time.strftime("%Y%m%d-%H%M%S")}-{time.time_ns() // 10**6 % 1000:03d}'
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _git(*arguments: str) -> str:
+    """Output of git in the folder of this file; empty where there is no repository."""
+    command = ['git', '-C', str(Path(__file__).parent), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    except OSError:
+        return ''

@@ -1,0 +1,150 @@
+"""Distil a CLIP prior: python -m dap_led_training.train_distilled CONFIG --out RUN.
+
+The teacher judges every frame of the rendered set, and as many that are degraded on one side only,
+once; the student learns these maps and scores from the frames at 160x120. Writes
+RUN/weights.safetensors and RUN/degradation.onnx, which needs no torch: input `frame`
+(B, 3, 120, 160) RGB in [0, 1], outputs `heatmaps` (B, 3, 15, 20) and `scores` (B, 3).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from dap_led_ros.inference.priors import build_prior
+from dap_led_ros.priors import PriorConfig
+from dap_led_ros.priors.distilled import SIZE, DistilledPrior
+from dap_led_training import configuration, export, loop
+from dap_led_training.data.photographs import find_photographs
+from dap_led_training.evaluate_prior import to_tensor
+from dap_led_training.labelled_frames import LabelledFrames, Mixture, render
+from dap_led_training.train_clip import FRAMES_SEED, split
+
+GRID = (15, 20)
+
+
+@dataclass(frozen=True)
+class DistilConfig:
+    """A recipe; see configs/distilled.yaml."""
+
+    photographs: list[str]
+    teacher: str = 'degradation-clip-tiny'
+    frames: int = 6000
+    mixture: Mixture = field(default_factory=Mixture)
+    steps: int = 4000
+    batch: int = 64
+    loop: loop.LoopConfig = field(default_factory=loop.LoopConfig)
+
+
+@torch.no_grad()
+def judge(frames: LabelledFrames, config: DistilConfig, path: Path) -> dict[str, np.ndarray]:
+    """What the teacher says: small frames, maps on the student's grid, scores; kept in a file."""
+    if not path.exists():
+        teacher = build_prior(PriorConfig(clip=config.teacher))
+        found: dict[str, list[np.ndarray]] = {'small': [], 'maps': [], 'scores': []}
+        for index in tqdm(range(2 * len(frames)), 'the teacher judges'):
+            frame = frames.frames[index // 2]
+            if index % 2:
+                rng = np.random.default_rng([config.loop.seed, index])
+                frame = split(frame, frames.sharp(index // 2), rng)[0]
+            degradation = teacher(to_tensor(frame))
+            maps = functional.interpolate(degradation.heatmaps, GRID, mode='bilinear')
+            small = cv2.resize(frame, SIZE[::-1], interpolation=cv2.INTER_AREA)
+            found['small'].append(small)
+            found['maps'].append(maps[0].numpy().astype(np.float16))
+            found['scores'].append(degradation.scores[0].numpy())
+        arrays = {name: np.stack(values) for name, values in found.items()}
+        loop.write_whole(path.with_suffix('.npz'), lambda part: _save(part, arrays))
+    with np.load(path) as file:
+        return {name: file[name] for name in file.files}
+
+
+class Judgements(Dataset):
+    """Batch number `step`: small frames (B, 120, 160, 3) uint8, maps (B, K, 15, 20), scores."""
+
+    def __init__(self, judged: dict[str, np.ndarray], config: DistilConfig) -> None:
+        self.judged, self.config = judged, config
+
+    def __len__(self) -> int:
+        return self.config.steps
+
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        rng = np.random.default_rng([self.config.loop.seed, step])
+        chosen = np.sort(rng.integers(len(self.judged['small']), size=self.config.batch))
+        small, maps = self.judged['small'][chosen], self.judged['maps'][chosen]
+        if rng.random() < 0.5:
+            small, maps = small[:, :, ::-1], maps[..., ::-1]
+        return (
+            torch.from_numpy(np.ascontiguousarray(small)),
+            torch.from_numpy(maps.astype(np.float32)),
+            torch.from_numpy(self.judged['scores'][chosen]),
+        )
+
+
+class DistilRecipe(nn.Module):
+    """Cross-entropy with the teacher's probabilities, less what they leave uncertain."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = DistilledPrior()
+
+    def forward(self, small: Tensor, maps: Tensor, scores: Tensor) -> dict[str, Tensor]:
+        """Loss terms of a batch of Judgements."""
+        found = self.network.logits(small.permute(0, 3, 1, 2).float() / 255)
+        return {
+            name: functional.binary_cross_entropy_with_logits(mine, theirs)
+            - functional.binary_cross_entropy(theirs, theirs)
+            for name, mine, theirs in zip(('maps', 'scores'), found, (maps, scores))
+        }
+
+
+def train(config: DistilConfig, out: Path) -> Path:
+    """Train (or resume) a run; returns the path of the ONNX file."""
+    fabric = loop.start(config.loop, out)
+    loop.write_record(out, config, config.loop)
+    photographs = find_photographs(config.photographs, validation=False)
+    frames = render(photographs, config.frames, FRAMES_SEED, out / 'frames', config.mixture)
+    judged = judge(frames, config, out / 'judged.npz')
+    recipe = DistilRecipe()
+    loop.fit(fabric, recipe, Judgements(judged, config), config.loop, out, _write)
+    student = DistilledPrior()
+    student.load_state_dict(load_file(out / loop.WEIGHTS))
+    export.export_prior(student, out / 'degradation.onnx')
+    return out / 'degradation.onnx'
+
+
+def _write(network: DistilledPrior, path: Path) -> None:
+    save_file({k: v.contiguous().cpu() for k, v in network.state_dict().items()}, path)
+
+
+def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    with path.open('wb') as file:
+        np.savez(file, **arrays)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse the command line and train."""
+    parser = argparse.ArgumentParser(prog='dap_led_training.train_distilled', description=__doc__)
+    parser.add_argument('config', type=Path)
+    parser.add_argument('--out', type=Path, required=True, help='folder of the run')
+    parser.add_argument('--photographs', nargs='+', help="folders in place of the config's")
+    options = parser.parse_args(arguments)
+    config = configuration.load(options.config, DistilConfig)
+    if options.photographs:
+        config = dataclasses.replace(config, photographs=options.photographs)
+    print(f'the distilled prior is {train(config, options.out)}')
+
+
+if __name__ == '__main__':
+    main()
