@@ -21,7 +21,9 @@ def main(arguments: list[str] | None = None) -> int:
     enhance = commands.add_parser('enhance', help='enhance a picture, a folder or a video')
     enhance.add_argument('input', type=Path, metavar='INPUT')
     enhance.add_argument('output', type=Path, metavar='OUTPUT')
-    enhance.add_argument('--model', default='nano', help='name or path of an .onnx file')
+    enhance.add_argument(
+        '--model', default='nano', help='name, or path of an .onnx or .safetensors file'
+    )
     enhance.add_argument('--device', default='auto', help='auto, cpu or cuda')
     enhance.add_argument('--overwrite', action='store_true', help='replace files that exist')
     enhance.set_defaults(run=_enhance)

@@ -35,7 +35,8 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         'model',
         default_value='',
-        description='Model that ships, or path of an .onnx file; empty: as in params_file.',
+        description='Model that ships, or path of an .onnx or .safetensors file; '
+        'empty: as in params_file.',
     ),
     DeclareLaunchArgument(
         'device',

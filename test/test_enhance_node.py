@@ -129,6 +129,33 @@ def assert_counts_add_up(log: str) -> dict[str, int]:
     return found
 
 
+def test_a_checkpoint_of_the_training_runs_in_the_node(graph, start_node, night, tmp_path):
+    """A DAP-LED guided by the CLIP that ships, in PyTorch."""
+    torch = pytest.importorskip('torch', reason="no torch: pip install 'dap_led_ros[train]'")
+    pytest.importorskip('open_clip', reason="no open_clip: pip install 'dap_led_ros[train]'")
+    from dap_led_ros.inference import checkpoint
+    from dap_led_ros.inference.priors import build_prior
+    from dap_led_ros.models.dap_led import PRESETS, DapLed
+
+    torch.manual_seed(0)
+    network = DapLed(PRESETS['tiny'])
+    path = tmp_path / 'weights.safetensors'
+    checkpoint.save(network, path, build_prior(PRESETS['tiny'].prior))
+    camera, variables = graph
+    arguments = ['-p', 'qos:=reliable', '-p', f'model:={path}', '-p', 'threads:=1']
+    node = start_node(MODULE, arguments, variables)
+    assert wait_until(camera.connected, 60), node.log
+    picture = np.ascontiguousarray(night[0][:121, :163])
+    message = image(picture, 'rgb8', 1)
+    received = camera.send(message)
+    assert received is not None, node.log
+    assert received.header == message.header
+    expected = Enhancer.load(str(path)).enhance(picture).frame
+    assert not np.array_equal(expected, picture)
+    assert np.abs(pixels_of(received).astype(int) - expected).max() <= 1
+    assert 'on torch ' in node.log
+
+
 def test_encodings_padding_stamps_and_frame_ids(running, night):
     camera, node = running
     picture = night[0][:241, :333]  # odd on purpose

@@ -33,7 +33,9 @@ def test_every_size_keeps_its_size(default, night, width, height):
     assert enhanced.frame.shape == frame.shape
     assert enhanced.frame.dtype == np.uint8
     assert enhanced.frame.mean() > 1.5 * frame.mean()
-    assert set(enhanced.milliseconds) == {'convert_in', 'infer', 'convert_out'}
+    assert set(enhanced.milliseconds) == {'score', 'convert_in', 'infer', 'convert_out'}
+    assert set(enhanced.degradation) == {'joint', 'low_light', 'blur'}
+    assert enhanced.degradation['low_light'] > 0.5
 
 
 def test_a_night_becomes_bright_and_close_to_its_reference(default):

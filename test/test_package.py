@@ -47,6 +47,10 @@ def test_everything_that_ships_is_installed(tmp_path):
     installed = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob('*')}
     for path in (
         'dap_led_ros/weights/nano.onnx',
+        'dap_led_ros/weights/priors/degradation.onnx',
+        'dap_led_ros/weights/priors/degradation.safetensors',
+        'dap_led_ros/weights/priors/degradation-clip-tiny/open_clip_config.json',
+        'dap_led_ros/weights/priors/degradation-clip-tiny/open_clip_model.safetensors',
         'dap_led_ros/sample/garage.jpg',
         'dap_led_ros/inference/backends/onnx.py',
         'dap_led_training/configs/nano.yaml',

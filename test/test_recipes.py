@@ -35,7 +35,9 @@ from dap_led_training.loop import LoopConfig
 from dap_led_training.losses import LossWeights
 from dap_led_training.train import EnhanceRecipe, TrainConfig, train
 
-LOOP = LoopConfig(learning_rate=1e-3, ema_decay=0.9, workers=0, checkpoint_every=5)
+LOOP = LoopConfig(
+    learning_rate=1e-3, ema_decay=0.9, workers=0, checkpoint_every=5, precision='32-true'
+)
 
 
 @pytest.fixture(scope='module')
@@ -102,16 +104,16 @@ def test_two_processes_are_one_with_the_doubled_batch(folder, tmp_path):
 
 def test_a_killed_run_goes_on_to_the_same_weights(folder, tmp_path):
     """SIGKILL at a random moment: the checkpoint is whole, and nothing is lost or repeated."""
-    config = recipe(folder, steps=40)
+    config = recipe(folder, steps=80)
     finish(run(config, tmp_path / 'whole'))
     broken = tmp_path / 'broken'
     process = run(config, broken)
     assert wait_until((broken / 'checkpoint.pt').exists, 120)
-    time.sleep(random.random())
+    time.sleep(random.Random(os.getpid()).random())
     process.send_signal(signal.SIGKILL)
     process.wait()
     state = torch.load(broken / 'checkpoint.pt', weights_only=True)
-    assert state['step'] % 5 == 0
+    assert state['step'] % 5 == 0 and 0 < state['step'] < 80
     load_file(broken / loop.WEIGHTS)
     finish(run(config, broken))
     found, expected = (load_file(tmp_path / n / loop.WEIGHTS) for n in ('broken', 'whole'))
@@ -240,6 +242,12 @@ def test_a_checkpoint_does_not_hold_the_clip(trained):
     assert not any('visual' in name for name in state['recipe'])
 
 
+def test_a_checkpoint_of_another_tower_is_refused(trained, monkeypatch):
+    monkeypatch.setattr(priors.ClipPrior, 'fingerprint', 1)
+    with pytest.raises(ValueError, match=r'was trained with another image tower'):
+        Enhancer.load(str(trained))
+
+
 def test_a_file_that_is_no_checkpoint_is_explained(tmp_path):
     (tmp_path / 'a.safetensors').write_bytes(b'x' * 100)
     with pytest.raises(ValueError, match=r'no safetensors file, or damaged'):
@@ -247,6 +255,10 @@ def test_a_file_that_is_no_checkpoint_is_explained(tmp_path):
     save_file({'weight': torch.zeros(1)}, tmp_path / 'b.safetensors')
     with pytest.raises(ValueError, match=r'give a checkpoint that dap_led_training.train wrote'):
         Enhancer.load(str(tmp_path / 'b.safetensors'))
+    named = {'dap_led_ros': '{"network": "DapLed2"}'}
+    save_file({'weight': torch.zeros(1)}, tmp_path / 'd.safetensors', metadata=named)
+    with pytest.raises(ValueError, match=r'written by another version'):
+        Enhancer.load(str(tmp_path / 'd.safetensors'))
     with pytest.raises(ValueError, match=r'device is .tpu.'):
         Enhancer.load(str(tmp_path / 'b.safetensors'), device='tpu')
     with pytest.raises(FileNotFoundError, match=r'.safetensors checkpoint'):
@@ -267,7 +279,8 @@ def test_captions_fit_what_they_describe():
             captions.write_caption(exposure[index], path_length[index], rng) for _ in range(50)
         ]
         assert len({text.text for text in texts}) > 20
-        assert captions.agreement(texts, exposure, path_length)[index].min() > 0.05
+        fits = captions.agreement(texts, exposure, path_length)[index]
+        assert np.median(fits) > 0.5 and fits.min() > 0.001
     both = captions.Caption('', light='dark', blur='blurry')
     only = captions.Caption('', blur='blurry')
     fits = captions.agreement([both, only], exposure, path_length)

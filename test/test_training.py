@@ -190,8 +190,9 @@ def test_the_gate_shall_be_open_where_something_is_degraded():
 
 
 def test_an_unknown_network_names_the_known_ones(folder, tmp_path):
-    with pytest.raises(ValueError, match='use one of nano, nano-tiny'):
-        train(dataclasses.replace(recipe(folder, 8), network='nanoo'), tmp_path)
+    with pytest.raises(ValueError, match='use one of nano, nano-tiny, paper'):
+        dataclasses.replace(recipe(folder, 8), network='nanoo')
+    assert configuration.load(RECIPES / 'paper.yaml', TrainConfig).prior.clip.endswith('quickgelu')
 
 
 def test_every_recipe_loads():

@@ -32,6 +32,7 @@ TITLES = {
     'losses': 'Losses (Table IV of the paper)',
     'prior': 'Prior',
 }
+LITERAL = 'the recipe reads the joint prompt without antonym, the rows blur and low_light with it'
 ONE_RUN = 'each row is one run; the interval does not tell how much another seed would change it'
 METRICS = ('psnr', 'ssim_rgb', 'ssim_y')
 
@@ -158,7 +159,11 @@ def ablate(
         'data': name,
         'steps': sum(stage.steps for stage in config.stages),
         'versions': metrics.versions(),
-        'protocol': [*evaluate.FRAMES_PROTOCOL, ONE_RUN],
+        'protocol': [
+            *evaluate.FRAMES_PROTOCOL,
+            ONE_RUN,
+            *([LITERAL] if config.prior.prompts == 'joint' else []),
+        ],
         'metrics': evaluate.described(_metrics()),
         'missing': [],
         'input': measure(lambda frame: frame, sets),

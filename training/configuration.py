@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import types
 import typing
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,6 +45,8 @@ def build(values: Any, kind: Any, where: str) -> Any:
         if not isinstance(values, list) or len(values) != len(arguments):
             raise ValueError(f'{where}: expected {len(arguments)} values, got {values!r}')
         return tuple(build(v, a, where) for v, a in zip(values, arguments))
+    if origin in (typing.Union, types.UnionType):  # X | None: a key that may be left out
+        return build(values, arguments[0], where)
     if origin is dict:
         if not isinstance(values, dict):
             raise ValueError(f'{where}: expected a mapping, got {values!r}')

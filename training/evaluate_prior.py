@@ -27,10 +27,12 @@ from torchmetrics.functional import pearson_corrcoef, spearman_corrcoef
 from tqdm import tqdm
 
 from dap_led_ros.inference.priors import build_prior, embed_prompts, load_clip
+from dap_led_ros.media import write_image
 from dap_led_ros.priors import NAMES, PriorConfig
 from dap_led_training import configuration
-from dap_led_training.data.photographs import find_photographs
-from dap_led_training.labelled_frames import Label, LabelledFrames, Mixture, render
+from dap_led_training.data.photographs import find_photographs, read_rgb
+from dap_led_training.degradation.night_blur import NightBlurConfig, degrade, margin
+from dap_led_training.labelled_frames import Label, LabelledFrames, Mixture, render, resize
 from dap_led_training.train_clip import ClipConfig
 
 RECIPE = Path(__file__).parent / 'configs' / 'degradation_clip_tiny.yaml'
@@ -129,6 +131,27 @@ def imitation(student: nn.Module, teacher: nn.Module, frames: LabelledFrames) ->
     return result
 
 
+def figure(priors: dict[str, nn.Module], photograph: np.ndarray) -> np.ndarray:
+    """A photograph darkened and blurred on one half, beside the heat-maps: an RGB picture.
+
+    One row for each prior and degradation: frame, low-light map, blur map; black is 0, white 1.
+    """
+    view, rows = resize(photograph, 480, 360), []
+    for name, config in (
+        ('dark', NightBlurConfig(daylight=0, blur=0, law_linear=1, law_gamma=0, lamps=0)),
+        ('blurred', NightBlurConfig(daylight=1, blur=1, path_length=(13, 14), straight=1)),
+    ):
+        m, rng = margin(config), np.random.default_rng(5)
+        wide = cv2.copyMakeBorder(view, m, m, m, m, cv2.BORDER_REFLECT)
+        frame = halves(degrade(wide, config, rng)[0], view, left=name == 'dark')
+        for prior in priors.values():
+            maps = prior(to_tensor(frame)).heatmaps[0]
+            grey = [(maps[NAMES.index(n)].numpy() * 255).astype(np.uint8) for n in NAMES[1:]]
+            shown = [cv2.resize(g, (480, 360), interpolation=cv2.INTER_CUBIC) for g in grey]
+            rows.append(np.hstack([frame, *(cv2.cvtColor(g, cv2.COLOR_GRAY2RGB) for g in shown)]))
+    return np.vstack(rows)
+
+
 def to_tensor(frame: np.ndarray) -> Tensor:
     """(H, W, 3) uint8 -> (1, 3, H, W) in [0, 1]."""
     return torch.from_numpy(np.array(frame)).permute(2, 0, 1)[None].float() / 255
@@ -146,6 +169,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument('--frames', type=int, default=400)
     parser.add_argument(
         '--cache', type=Path, default=Path('runs/prior_frames'), help='keeps the rendered frames'
+    )
+    parser.add_argument(
+        '--figure',
+        nargs=2,
+        metavar=('PHOTOGRAPH', 'FIGURE'),
+        help='draw heat-maps of a photograph',
     )
     parser.add_argument('--json', type=Path, help='write the figures here too')
     options = parser.parse_args(arguments)
@@ -182,7 +211,12 @@ def main(arguments: list[str] | None = None) -> None:
         print(
             'distilled against its teacher: ' + ', '.join(f'{k} {v:.3f}' for k, v in like.items())
         )
+    if options.figure:
+        photograph, path = options.figure
+        drawn = {name: p for name, p in priors.items() if name != 'handcrafted'}
+        write_image(Path(path), figure(drawn, read_rgb(Path(photograph))))
     if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(figures, indent=2) + '\n')
 
 

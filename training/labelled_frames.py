@@ -85,7 +85,7 @@ def render(
     """Render a set into a folder, on all cores, unless the folder holds it already."""
     recipe = json.dumps(
         {
-            'photographs': [path.name for path in photographs],
+            'photographs': [(p.parent.name, p.name, p.stat().st_size) for p in photographs],
             'count': count,
             'seed': seed,
             'mixture': dataclasses.asdict(mixture),
@@ -130,18 +130,18 @@ def _render_one(
 def draw_config(mixture: Mixture, rng: np.random.Generator) -> NightBlurConfig | None:
     """Draw how dark and how blurred; None is nothing at all."""
     light, shake = rng.random(2)
-    dark, dim = light < mixture.dark, light < mixture.dark + mixture.dim
-    blurry, shaken = shake < mixture.blurry, shake < mixture.blurry + mixture.shaken
-    if not dim and not shaken and rng.random() >= mixture.grain:
+    dark, darkened = light < mixture.dark, light < mixture.dark + mixture.dim
+    blurry, moved = shake < mixture.blurry, shake < mixture.blurry + mixture.shaken
+    if not darkened and not moved and rng.random() >= mixture.grain:
         return None
     return NightBlurConfig(
-        daylight=0.0 if dim else 1.0,
-        blur=1.0 if shaken else 0.0,
+        daylight=0.0 if darkened else 1.0,
+        blur=1.0 if moved else 0.0,
         path_length=mixture.blurry_path if blurry else mixture.shaken_path,
-        defocus=0.25 if shaken else 0.0,
+        defocus=0.25 if moved else 0.0,
         exposure=mixture.dark_exposure if dark else mixture.dim_exposure,
         # Only the linear law knows weak darkening.
-        **({} if dark or not dim else {'law_linear': 1.0, 'law_gamma': 0.0, 'lamps': 0.0}),
+        **({} if dark or not darkened else {'law_linear': 1.0, 'law_gamma': 0.0, 'lamps': 0.0}),
     )
 
 

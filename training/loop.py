@@ -35,7 +35,7 @@ from tqdm import tqdm
 
 OPTIMIZERS = {'adam': torch.optim.Adam, 'adamw': torch.optim.AdamW}
 SCHEDULES = ('constant', 'cosine')
-PRECISIONS = ('auto', '32-true', 'bf16-mixed', '16-mixed')
+PRECISIONS = ('auto', '32-true', 'bf16-mixed')
 WEIGHTS = 'weights.safetensors'
 MACHINE_SETTINGS = ('workers', 'checkpoint_every', 'precision')
 
@@ -55,7 +55,7 @@ class LoopConfig:
     clip_gradient: float = 1.0
     ema_decay: float = 0.999
     precision: str = 'auto'
-    """auto: bf16 where the hardware multiplies it, else fp16 on a GPU and fp32 on a CPU."""
+    """auto: bf16 where the hardware multiplies it, else fp32."""
     workers: int = 2
     checkpoint_every: int = 500
 
@@ -94,6 +94,16 @@ def start(config: LoopConfig, out: Path) -> Fabric:
     fabric.launch()
     seed_everything(config.seed, verbose=False)
     return fabric
+
+
+def start_alone(config: LoopConfig, out: Path) -> Fabric:
+    """start() for recipes whose loss needs the whole batch in one process.
+
+    :raises RuntimeError: there are several processes.
+    """
+    if int(os.environ.get('WORLD_SIZE', 1)) > 1:
+        raise RuntimeError('this recipe runs in one process: start it without torchrun')
+    return start(config, out)
 
 
 def fit(
@@ -149,9 +159,11 @@ def fit(
             group['lr'] = rate
         terms = wrapped(*batch)
         loss = sum(terms.values())
-        if not torch.isfinite(loss):
+        values = torch.stack([*terms.values(), loss]).detach()
+        values = dict(zip([*terms, 'loss'], fabric.all_reduce(values, reduce_op='mean').tolist()))
+        if not math.isfinite(values['loss']):
             raise FloatingPointError(
-                f'the loss is {loss.item()} at step {step}; what {out} holds is from before'
+                f'the loss is {values["loss"]} at step {step}; what {out} holds is from before'
             )
         optimizer.zero_grad(set_to_none=True)
         fabric.backward(loss)
@@ -159,14 +171,15 @@ def fit(
             fabric.clip_gradients(wrapped, optimizer, max_norm=config.clip_gradient)
         optimizer.step()
         average.update_parameters(recipe.network)
-        for name, value in {**terms, 'loss': loss}.items():
-            running[name] = 0.98 * running.get(name, value.item()) + 0.02 * value.item()
+        for name, value in values.items():
+            running[name] = 0.98 * running.get(name, value) + 0.02 * value
         progress.set_postfix({k: f'{v:.4f}' for k, v in running.items()}, refresh=False)
         if (step + 1) % config.checkpoint_every == 0 or step + 1 == total:
-            state['step'] = step + 1
-            _replace(fabric, checkpoint, lambda part: fabric.save(part, state))
+            # The weights first: a run whose checkpoint is its last has nothing left to write.
             if fabric.is_global_zero:
                 write_whole(out / WEIGHTS, lambda p: write(average.module, p))
+            state['step'] = step + 1
+            _replace(fabric, checkpoint, lambda part: fabric.save(part, state))
             fabric.log_dict(
                 {**running, 'learning_rate': rate, 'seconds': time.monotonic() - began},
                 step=step + 1,
@@ -189,6 +202,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     """Write a file whole or not at all, also when the process is killed on the way."""
     part = path.with_name(f'{path.name}.part')
     write(part)
+    part.chmod(0o644)  # safetensors writes files that only their owner may read
     os.replace(part, path)
 
 
@@ -255,9 +269,11 @@ def _precision(wanted: str) -> str:
     if wanted != 'auto':
         return wanted
     if torch.cuda.is_available():
-        return 'bf16-mixed' if torch.cuda.is_bf16_supported() else '16-mixed'
-    # Without the instructions for it bf16 is a hundred times slower than fp32 on a CPU.
-    return 'bf16-mixed' if torch.ops.mkldnn._is_mkldnn_bf16_supported() else '32-true'
+        fast = torch.cuda.is_bf16_supported()
+    else:  # without the instructions for it bf16 is a hundred times slower than fp32
+        onednn = torch.backends.mkldnn.is_available()
+        fast = onednn and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return 'bf16-mixed' if fast else '32-true'
 
 
 def _replace(fabric: Fabric, path: Path, save: Callable[[Path], None]) -> None:

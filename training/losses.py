@@ -93,8 +93,7 @@ def identity(
     """Distance in the CLIP's embedding space (DAP-LED eq. 5): L2 norm, mean over the batch.
 
     :param normalized: of unit embeddings, from 0 to 2. As the paper writes it, without, the norm
-        of the embeddings rules: about 10 for OpenAI's ViT-L/14, so that its weight of 0.1 would
-        outweigh eq. 4.
+        of the embeddings decides how much the weight of 0.1 is.
     """
     with torch.no_grad():
         reference = judge.embed(target)
@@ -128,7 +127,7 @@ def weighted_terms(
 
     :param gate: logits (B,) of a network that has a gate; see gate_error().
     :param judge: the CLIP that identity and clip ask.
-    :raises ValueError: a gate's loss for a network that has none.
+    :raises ValueError: a gate's loss for a network that has none, or no loss at all.
     """
     terms: dict[str, Tensor] = {}
     for name, term in (
@@ -149,4 +148,6 @@ def weighted_terms(
         )
     if weights.clip:
         terms['clip'] = weights.clip * clip(enhanced, judge, weights.polarity)
+    if not terms:
+        raise ValueError('losses: all weights are 0; give at least one')
     return terms

@@ -44,8 +44,8 @@ class TrainConfig:
     stages: list[Stage]
     options: dict[str, Any] = field(default_factory=dict)
     """Fields of the preset to change, by name: {modulation: depthwise}."""
-    prior: PriorConfig = field(default_factory=PriorConfig)
-    """What guides a DAP-LED, and whose CLIP the losses of eq. 5 and 6 ask."""
+    prior: PriorConfig | None = None
+    """What guides a DAP-LED, and whose CLIP eq. 5 and 6 ask; left out: the preset's."""
     losses: LossWeights = field(default_factory=LossWeights)
     night_blur: NightBlurConfig = field(default_factory=NightBlurConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
@@ -53,6 +53,17 @@ class TrainConfig:
     """Compute activations again in place of keeping them: larger crops in less memory."""
     only: str = ''
     """Train only the parameters whose names begin so, and leave the others as they are."""
+
+    def __post_init__(self) -> None:
+        """Take the preset's prior where the recipe has none.
+
+        :raises ValueError: no such preset.
+        """
+        if self.network not in PRESETS:
+            raise ValueError(f'no network {self.network!r}: use one of {", ".join(PRESETS)}')
+        if self.prior is None:
+            prior = getattr(PRESETS[self.network], 'prior', PriorConfig())
+            object.__setattr__(self, 'prior', prior)  # frozen
 
 
 class EnhanceRecipe(nn.Module):
@@ -66,6 +77,8 @@ class EnhanceRecipe(nn.Module):
             self.network.checkpointing = config.checkpointing
         for name, parameter in self.network.named_parameters():
             parameter.requires_grad_(name.startswith(config.only))
+        if not any(parameter.requires_grad for parameter in self.network.parameters()):
+            raise ValueError(f'only: no parameter of {config.network} begins with {config.only!r}')
         guided = isinstance(self.network, DapLed)
         prior = build_prior(config.prior) if guided else None
         judge = None
@@ -98,11 +111,11 @@ class EnhanceRecipe(nn.Module):
 def create(config: TrainConfig) -> Nano | DapLed:
     """The network of a recipe, with new weights.
 
-    :raises ValueError: no such preset, or an option that the preset does not have.
+    :raises ValueError: an option that the preset does not have.
     """
-    if config.network not in PRESETS:
-        raise ValueError(f'no network {config.network!r}: use one of {", ".join(PRESETS)}')
     preset = PRESETS[config.network]
+    if 'prior' in config.options:
+        raise ValueError('options.prior: write it beside options, as prior')
     fields = {**loop.as_plain(preset), **config.options}
     changed = configuration.build(fields, type(preset), f'options of {config.network}')
     if isinstance(changed, DapLedConfig):

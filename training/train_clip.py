@@ -188,12 +188,12 @@ class ClipRecipe(nn.Module):
 def create(config: ClipConfig) -> open_clip.CLIP:
     """The network of a configuration, with new weights."""
     network = open_clip.CLIP(config.embed_dim, **config.model)
-    whiten(network.visual.conv1.weight)
+    cosine_kernels(network.visual.conv1.weight)
     return network
 
 
 @torch.no_grad()
-def whiten(kernels: Tensor) -> None:
+def cosine_kernels(kernels: Tensor) -> None:
     """Begin the patch embedding (width, 3, P, P) as cosines, the stronger the higher they are.
 
     Pictures have little power at high frequencies, and that is where blur shows; random kernels
@@ -240,7 +240,7 @@ def write(network: open_clip.CLIP, path: Path, config: ClipConfig) -> None:
     save_file(tensors, path)
     folder = path.parent / 'clip'
     folder.mkdir(exist_ok=True)
-    save_file(tensors, folder / 'open_clip_model.safetensors')
+    loop.write_whole(folder / 'open_clip_model.safetensors', lambda p: save_file(tensors, p))
     described = {
         'model_cfg': {'embed_dim': config.embed_dim, **config.model},
         'preprocess_cfg': {
@@ -250,7 +250,8 @@ def write(network: open_clip.CLIP, path: Path, config: ClipConfig) -> None:
             'resize_mode': 'squash',
         },
     }
-    (folder / 'open_clip_config.json').write_text(json.dumps(described, indent=2) + '\n')
+    text = json.dumps(described, indent=2) + '\n'
+    loop.write_whole(folder / 'open_clip_config.json', lambda p: p.write_text(text))
 
 
 def train(config: ClipConfig, out: Path, initial: Path | None = None) -> Path:
@@ -258,8 +259,8 @@ def train(config: ClipConfig, out: Path, initial: Path | None = None) -> Path:
 
     :param initial: weights of an earlier run to go on from, with a new schedule.
     """
+    fabric = loop.start_alone(config.loop, out)
     loop.write_record(out, config, config.loop)
-    fabric = loop.start(config.loop, out)
     photographs = find_photographs(config.photographs, validation=False)
     frames = render(photographs, config.frames, FRAMES_SEED, out / 'frames', config.mixture)
     recipe = ClipRecipe(config)

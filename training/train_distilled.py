@@ -1,7 +1,7 @@
 """Distil a CLIP prior: python -m dap_led_training.train_distilled CONFIG --out RUN.
 
-The teacher judges every frame of the rendered set, and as many that are degraded on one side only,
-once; the student learns these maps and scores from the frames at 160x120. Writes
+The teacher judges every frame of the rendered set once, every second one degraded on one side
+only; the student learns these maps and scores from the frames at 160x120. Writes
 RUN/weights.safetensors and RUN/degradation.onnx, which needs no torch: input `frame`
 (B, 3, 120, 160) RGB in [0, 1], outputs `heatmaps` (B, 3, 15, 20) and `scores` (B, 3).
 """
@@ -48,16 +48,17 @@ class DistilConfig:
 
 
 @torch.no_grad()
-def judge(frames: LabelledFrames, config: DistilConfig, path: Path) -> dict[str, np.ndarray]:
+def judge(frames: LabelledFrames, config: DistilConfig, folder: Path) -> dict[str, np.ndarray]:
     """What the teacher says: small frames, maps on the student's grid, scores; kept in a file."""
+    teacher = build_prior(PriorConfig(clip=config.teacher))
+    path = folder / f'judged-{teacher.fingerprint:08x}.npz'
     if not path.exists():
-        teacher = build_prior(PriorConfig(clip=config.teacher))
         found: dict[str, list[np.ndarray]] = {'small': [], 'maps': [], 'scores': []}
-        for index in tqdm(range(2 * len(frames)), 'the teacher judges'):
-            frame = frames.frames[index // 2]
+        for index in tqdm(range(len(frames)), 'the teacher judges'):
+            frame = frames.frames[index]
             if index % 2:
                 rng = np.random.default_rng([config.loop.seed, index])
-                frame = split(frame, frames.sharp(index // 2), rng)[0]
+                frame = split(frame, frames.sharp(index), rng)[0]
             degradation = teacher(to_tensor(frame))
             maps = functional.interpolate(degradation.heatmaps, GRID, mode='bilinear')
             small = cv2.resize(frame, SIZE[::-1], interpolation=cv2.INTER_AREA)
@@ -65,7 +66,7 @@ def judge(frames: LabelledFrames, config: DistilConfig, path: Path) -> dict[str,
             found['maps'].append(maps[0].numpy().astype(np.float16))
             found['scores'].append(degradation.scores[0].numpy())
         arrays = {name: np.stack(values) for name, values in found.items()}
-        loop.write_whole(path.with_suffix('.npz'), lambda part: _save(part, arrays))
+        loop.write_whole(path, lambda part: _save(part, arrays))
     with np.load(path) as file:
         return {name: file[name] for name in file.files}
 
@@ -111,11 +112,11 @@ class DistilRecipe(nn.Module):
 
 def train(config: DistilConfig, out: Path) -> Path:
     """Train (or resume) a run; returns the path of the ONNX file."""
-    fabric = loop.start(config.loop, out)
+    fabric = loop.start_alone(config.loop, out)
     loop.write_record(out, config, config.loop)
     photographs = find_photographs(config.photographs, validation=False)
     frames = render(photographs, config.frames, FRAMES_SEED, out / 'frames', config.mixture)
-    judged = judge(frames, config, out / 'judged.npz')
+    judged = judge(frames, config, out)
     recipe = DistilRecipe()
     loop.fit(fabric, recipe, Judgements(judged, config), config.loop, out, _write)
     student = DistilledPrior()

@@ -42,12 +42,13 @@ class Guided(nn.Module):
 def save(network: nn.Module, path: Path, prior: nn.Module | None = None) -> None:
     """Write a network, and what its prior needs of the prompts."""
     tensors = dict(network.state_dict())
-    if isinstance(prior, ClipPrior):
-        tensors |= {f'prior.{name}': getattr(prior, name) for name in CACHED}
-    described = {
+    described: dict[str, Any] = {
         'network': type(network).__name__,
         'config': dataclasses.asdict(network.config),
     }
+    if isinstance(prior, ClipPrior):
+        described['tower'] = prior.fingerprint
+        tensors |= {f'prior.{name}': getattr(prior, name) for name in CACHED}
     save_file(
         {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()},
         path,
@@ -73,14 +74,24 @@ def load(path: Path) -> nn.Module:
             f'{path} does not say which network it is: give a checkpoint that '
             'dap_led_training.train wrote'
         )
-    described = json.loads(metadata)
-    kind, config_kind = NETWORKS[described['network']]
     cached = {name: tensors.pop(f'prior.{name}', None) for name in CACHED}
-    network = kind(_config(config_kind, described['config']))
-    network.load_state_dict(tensors)
+    try:
+        described = json.loads(metadata)
+        kind, config_kind = NETWORKS[described['network']]
+        network = kind(_config(config_kind, described['config']))
+        network.load_state_dict(tensors)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f'{path} was written by another version of dap_led_ros, or damaged: {error}'
+        ) from None
     if isinstance(network, DapLed):
         config = network.config.prior
         prior = build_prior(config, cached if cached['texts'] is not None else None)
+        if isinstance(prior, ClipPrior) and prior.fingerprint != described.get('tower'):
+            raise ValueError(
+                f'{path} was trained with another image tower than the one that is now found as '
+                f'{config.clip!r}'
+            )
         network = Guided(network, prior)
     return network.eval().requires_grad_(False)
 

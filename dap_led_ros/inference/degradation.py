@@ -17,7 +17,7 @@ class DegradationScorer:
     def __init__(self) -> None:
         """Load the prior that ships.
 
-        :raises RuntimeError: ONNX Runtime is missing.
+        :raises RuntimeError: ONNX Runtime is missing, or the installation is damaged.
         """
         try:
             import onnxruntime
@@ -27,11 +27,16 @@ class DegradationScorer:
             ) from None
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1  # it takes a millisecond
-        self._session = onnxruntime.InferenceSession(
-            str(weights.PRIORS / 'degradation.onnx'),
-            options,
-            providers=['CPUExecutionProvider'],
-        )
+        path = weights.PRIORS / 'degradation.onnx'
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(path), options, providers=['CPUExecutionProvider']
+            )
+        except Exception as error:  # ONNX Runtime raises many classes of its own
+            raise RuntimeError(
+                f'{path}, which ships with dap_led_ros, does not load: install the package again '
+                f'({error})'
+            ) from None
 
     def score(self, frame: np.ndarray) -> dict[str, float]:
         """Scores in [0, 1] by name (joint, low_light, blur) of an (H, W, 3) RGB frame.

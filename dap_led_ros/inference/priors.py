@@ -48,13 +48,13 @@ def load_clip(config: PriorConfig) -> nn.Module:
 
     :raises FileNotFoundError: its weights are not there; says which and where to put them.
     :raises RuntimeError: open_clip is not installed.
-    :raises ValueError: open_clip knows no such model.
+    :raises ValueError: open_clip knows no such model, or the weights are of another one.
     """
     try:
         import open_clip
     except ImportError as error:
         raise RuntimeError(
-            f"the CLIP prior needs open_clip: pip install 'dap_led_ros[train]' ({error})"
+            f'the CLIP prior needs open_clip: pip install open_clip_torch torchvision ({error})'
         ) from None
     shipped = weights.PRIORS / config.clip
     folder = shipped if shipped.is_dir() else Path(config.clip).expanduser()
@@ -71,12 +71,26 @@ def load_clip(config: PriorConfig) -> nn.Module:
         )
     source = Path(config.weights).expanduser()
     if source.is_file():
-        return open_clip.create_model(config.clip, pretrained=str(source)).eval()
+        try:
+            return open_clip.create_model(config.clip, pretrained=str(source)).eval()
+        except Exception as error:  # torch, pickle and safetensors raise many classes
+            raise ValueError(
+                f'{source} does not hold weights of {config.clip}: give the file that open_clip '
+                f'publishes for it ({str(error).splitlines()[0]})'
+            ) from None
     tags = open_clip.list_pretrained_tags_by_model(config.clip)
     if config.weights not in tags:
         raise FileNotFoundError(
             f'prior.weights: {config.weights!r} is neither a file nor one of the weights that '
             f'open_clip knows for {config.clip}: {", ".join(tags)}'
+        )
+    known = open_clip.get_pretrained_cfg(config.clip, config.weights)
+    built = open_clip.get_model_config(config.clip).get('quick_gelu', False)
+    if known.get('quick_gelu', False) != built:
+        other = f'{config.clip}-quickgelu' if not built else config.clip.removesuffix('-quickgelu')
+        raise ValueError(
+            f'the weights {config.weights!r} were trained with another activation than '
+            f'{config.clip} has: set prior.clip to {other}'
         )
     try:
         return open_clip.create_model(config.clip, pretrained=config.weights).eval()

@@ -61,7 +61,7 @@ class DapLedConfig:
                 )
 
 
-_VIT_L = PriorConfig(clip='ViT-L-14', weights='openai', dense_mode='maskclip')
+_VIT_L = PriorConfig('clip', 'ViT-L-14-quickgelu', 'openai', dense_mode='maskclip')
 PRESETS: dict[str, DapLedConfig] = {
     'paper': DapLedConfig(prior=_VIT_L),
     'base': DapLedConfig(channels=32),

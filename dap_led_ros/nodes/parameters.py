@@ -38,7 +38,8 @@ def declare(node: Node) -> Parameters:
         model=value(
             'model',
             weights.DEFAULT,
-            f'Model: one that ships ({", ".join(weights.names())}) or the path of an .onnx file.',
+            f'Model: one that ships ({", ".join(weights.names())}), or the path of an .onnx file '
+            'or of a .safetensors checkpoint.',
         ),
         device=value(
             'device',

@@ -6,9 +6,12 @@ Degradation. It is frozen, and it is a function of the frame alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import wraps
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 NAMES = ('joint', 'low_light', 'blur')
@@ -26,6 +29,17 @@ class Degradation(NamedTuple):
     """(B, K, h, w): where. The map covers the whole frame, whatever h and w are."""
     scores: Tensor
     """(B, K): how much, of the frame as a whole."""
+
+
+def in_full_precision(forward: Callable) -> Callable:
+    """Run a prior's forward outside of any autocast, so that training sees what inference sees."""
+
+    @wraps(forward)
+    def run(self: Any, frame: Tensor) -> Degradation:
+        with torch.autocast(frame.device.type, enabled=False):
+            return forward(self, frame)
+
+    return run
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -53,6 +55,11 @@ class ClipPrior(nn.Module):
         for name, values in (('mean', visual.image_mean), ('std', visual.image_std)):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
 
+    @property
+    def fingerprint(self) -> int:
+        """Tells one image tower from another of the same name, trained again."""
+        return zlib.crc32(self.visual.proj.detach().float().cpu().numpy().tobytes())
+
     def train(self, mode: bool = True) -> ClipPrior:
         """Stays in evaluation mode: a prior is frozen."""
         return super().train(False)
@@ -60,7 +67,8 @@ class ClipPrior(nn.Module):
     @torch.no_grad()
     def forward(self, frame: Tensor) -> Degradation:
         """Estimate the degradation of (B, 3, H, W); heat-maps of the token grid's size."""
-        with self._half(frame):
+        # Half precision on a GPU, full on a CPU.
+        with torch.autocast(frame.device.type, torch.float16, enabled=frame.is_cuda):
             blocks = self.visual.forward_intermediates(
                 self._pixels(frame), indices=2, output_fmt='NLC'
             )
@@ -72,8 +80,13 @@ class ClipPrior(nn.Module):
         return Degradation(maps, self._compare(pooled[:, None])[:, 0])
 
     def embed(self, frame: Tensor) -> Tensor:
-        """E_i of eq. 5 and 6: (B, 3, H, W) -> (B, D), not normalized, differentiable."""
-        with self._half(frame):
+        """E_i of eq. 5 and 6: (B, 3, H, W) -> (B, D), not normalized, differentiable.
+
+        In bf16 on a GPU that has it, else in full precision: the weighted gradient of eq. 6 is
+        below what fp16 can hold.
+        """
+        half = frame.is_cuda and torch.cuda.is_bf16_supported()
+        with torch.autocast(frame.device.type, torch.bfloat16, enabled=half):
             return self.visual(self._pixels(frame)).float()
 
     def _pixels(self, frame: Tensor) -> Tensor:
@@ -108,7 +121,3 @@ class ClipPrior(nn.Module):
         if not self.antonyms:
             degraded[..., 0] = cosines[..., 0, 0].clamp(0, 1)
         return degraded
-
-    def _half(self, frame: Tensor) -> torch.autocast:
-        """Half precision on a GPU, full on a CPU."""
-        return torch.autocast(frame.device.type, torch.float16, enabled=frame.is_cuda)

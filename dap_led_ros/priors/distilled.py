@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dap_led_ros.priors import NAMES, Degradation
+from dap_led_ros.priors import NAMES, Degradation, in_full_precision
 
 SIZE = (120, 160)
 
@@ -38,6 +38,7 @@ class DistilledPrior(nn.Module):
         )
 
     @torch.no_grad()
+    @in_full_precision
     def forward(self, frame: Tensor) -> Degradation:
         """Estimate the degradation of (B, 3, H, W)."""
         return self.of_small(functional.interpolate(frame.float(), SIZE, mode='area'))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dap_led_ros.priors import NAMES, Degradation
+from dap_led_ros.priors import NAMES, Degradation, in_full_precision
 
 SIZE = 256
 GRID = 16
@@ -31,6 +31,7 @@ class HandcraftedPrior(nn.Module):
         self.register_buffer('luma', luma, persistent=False)
 
     @torch.no_grad()
+    @in_full_precision
     def forward(self, frame: Tensor) -> Degradation:
         """Estimate the degradation of (B, 3, H, W); heat-maps are 16x16."""
         small = functional.interpolate(

@@ -30,7 +30,7 @@ class TorchBackend:
             from dap_led_ros.inference import checkpoint
         except ImportError as error:
             raise RuntimeError(
-                f"{path.name} needs PyTorch: pip install 'dap_led_ros[train]' ({error})"
+                f'{path.name} needs PyTorch: pip install torch safetensors ({error})'
             ) from None
         if device == 'cuda' and not torch.cuda.is_available():
             raise RuntimeError(
