@@ -104,8 +104,10 @@ def main(arguments: list[str] | None = None) -> None:
     if options.ablation:
         if not options.out:
             parser.error('--ablation needs --out DIR')
-        if any((options.models, options.lol_blur, options.pairs, options.unpaired, options.json)):
-            parser.error('--ablation takes its data from CONFIG and --photographs, and no MODEL')
+        if any((options.models, options.pairs, options.unpaired, options.json)):
+            parser.error(
+                '--ablation takes its data from CONFIG, --photographs or --lol-blur, and no MODEL'
+            )
         _ablate(options)
     elif options.out or options.steps or options.tables:
         parser.error('--out, --steps and --tables belong to --ablation')
@@ -119,6 +121,9 @@ def _ablate(options: argparse.Namespace) -> None:
     config = configuration.load(options.ablation, TrainConfig)
     if options.photographs:
         config = dataclasses.replace(config, data=DataConfig(photographs=options.photographs))
+    if options.lol_blur:
+        given = DataConfig(lol_blur=options.lol_blur, variant=options.variant or data.VARIANTS[0])
+        config = dataclasses.replace(config, data=given)
     ablation.ablate(config, options.out, options.steps, options.tables)
 
 

@@ -206,7 +206,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     os.replace(part, path)
 
 
-def write_record(out: Path, config: Any, loop: LoopConfig) -> None:
+def write_record(out: Path, config: Any, loop: LoopConfig, initial: Path | None = None) -> None:
     """Keep config.yaml and environment.json in the run's folder.
 
     :raises ValueError: the folder holds a run with another configuration; to resume it as it is,
@@ -229,6 +229,7 @@ def write_record(out: Path, config: Any, loop: LoopConfig) -> None:
     write_whole(path, lambda part: part.write_text(yaml.safe_dump(plain, sort_keys=False)))
     environment = {
         'seed': loop.seed,
+        'initial': initial and str(initial),
         'git': _git('rev-parse', 'HEAD') + (' (modified)' if _git('status', '-s') else ''),
         'python': platform.python_version(),
         'machine': f'{platform.system()} {platform.machine()}, {os.cpu_count()} cores',

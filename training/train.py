@@ -132,7 +132,7 @@ def train(config: TrainConfig, out: Path, initial: Path | None = None) -> Path:
     """
     fabric = loop.start(config.loop, out)
     if fabric.is_global_zero:
-        loop.write_record(out, config, config.loop)
+        loop.write_record(out, config, config.loop, initial)
     recipe = EnhanceRecipe(config)
     if initial:
         missing, unknown = recipe.network.load_state_dict(load_file(initial), strict=False)

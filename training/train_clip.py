@@ -260,7 +260,7 @@ def train(config: ClipConfig, out: Path, initial: Path | None = None) -> Path:
     :param initial: weights of an earlier run to go on from, with a new schedule.
     """
     fabric = loop.start_alone(config.loop, out)
-    loop.write_record(out, config, config.loop)
+    loop.write_record(out, config, config.loop, initial)
     photographs = find_photographs(config.photographs, validation=False)
     frames = render(photographs, config.frames, FRAMES_SEED, out / 'frames', config.mixture)
     recipe = ClipRecipe(config)
