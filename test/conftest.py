@@ -53,7 +53,7 @@ class NodeProcess:
         self._log = tempfile.NamedTemporaryFile('w')  # noqa: SIM115, closed in stop()
         self.process = subprocess.Popen(
             [sys.executable, '-m', module, '--ros-args', *arguments],
-            env=environment,
+            env={**environment, 'PYTHONFAULTHANDLER': '1'},
             stdout=self._log,
             stderr=subprocess.STDOUT,
         )
@@ -66,7 +66,12 @@ class NodeProcess:
         """Send Ctrl-C; returns the exit status and the seconds that it took."""
         start = time.monotonic()
         self.process.send_signal(signal.SIGINT)
-        return self.process.wait(10), time.monotonic() - start
+        try:
+            return self.process.wait(10), time.monotonic() - start
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGABRT)  # faulthandler says where it hangs
+            self.process.wait()
+            raise AssertionError(f'Ctrl-C did not end the node: {self.log}') from None
 
     def stop(self) -> None:
         if self.process.poll() is None:
