@@ -16,6 +16,8 @@ extras = {
     'ros': [  # ROS 2 itself, for machines that have none (CPython 3.10 to 3.13, x86_64)
         'ros-kilted-rclpy',
         'ros-kilted-sensor-msgs',
+        'ros-kilted-diagnostic-msgs',
+        'ros-kilted-std-srvs',
         'ros-kilted-rmw-fastrtps-cpp',
     ],
     'train': [
@@ -29,6 +31,14 @@ extras = {
         'onnxscript>=0.2,<1',  # the exporter of torch
         'safetensors>=0.4,<1',  # weights that execute nothing when loaded
         'pyyaml>=6,<7',  # training configurations
+    ],
+    # YOLO: ultralytics (AGPL-3.0) itself is installed with --no-deps, because it would bring a
+    # second OpenCV; this is what it takes beside it.
+    'detect': [
+        'torch>=2.4,<3',
+        'torchvision>=0.19,<1',
+        'pillow>=9',
+        'pyyaml>=6,<7',
     ],
     # NIQE, MUSIQ and NRQM. Its terms are non-commercial: nothing here needs it.
     'iqa': ['pyiqa>=0.1.10,<0.2'],
@@ -77,7 +87,8 @@ setup(
     entry_points={
         'console_scripts': [
             'dap-led = dap_led_ros.cli:main',
-            'enhance_node = dap_led_ros.nodes.enhance_node:main',
+            'enhance_node = dap_led_ros.nodes.__main__:enhance',
+            'detect_node = dap_led_ros.nodes.__main__:detect',
         ],
     },
 )

@@ -1,0 +1,113 @@
+"""The detect node: YOLO on any camera, enhanced or not, in a process of its own.
+
+The enhance node runs the same worker on its own frames (`detect: true`), without a copy through
+DDS.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+
+import rclpy
+from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import ParameterException
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from sensor_msgs.msg import Image
+
+from dap_led_ros import image_codec
+from dap_led_ros.nodes import detections
+
+RELIABILITY = {
+    'sensor_data': ReliabilityPolicy.BEST_EFFORT,
+    'reliable': ReliabilityPolicy.RELIABLE,
+}
+REVIEW_PERIOD = 0.5  # seconds between looks at who listens
+EXPECTED_AT_START = (ValueError, RuntimeError, OSError, ParameterException)
+
+
+class DetectNode(Node):
+    """image_raw -> detections, detections/image, all remappable."""
+
+    def __init__(self) -> None:
+        """Load the model; subscribe as soon as somebody listens.
+
+        :raises ValueError, RuntimeError, OSError: as Detector and DetectionWorker do.
+        """
+        super().__init__('detect')
+        description = 'Image subscription: sensor_data (best effort) or reliable.'
+        descriptor = ParameterDescriptor(description=description, read_only=True)
+        qos = self.declare_parameter('qos', 'sensor_data', descriptor).value
+        if qos not in RELIABILITY:
+            raise ValueError(f'parameter qos is {qos!r}: use one of {", ".join(RELIABILITY)}')
+        self._profile = QoSProfile(
+            history=HistoryPolicy.KEEP_LAST, depth=5, reliability=RELIABILITY[qos]
+        )
+        settings = detections.declare(self)
+        detector = detections.load(settings)
+        self.worker = detections.DetectionWorker(self, detector)
+        self._subscription = None
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._timer = self.create_timer(REVIEW_PERIOD, self._review, clock=steady)
+        self.get_logger().info(
+            f'{self.resolve_topic_name("image_raw")} -> {self.resolve_topic_name("detections")}: '
+            f'{settings.model} on {detector.device}'
+        )
+
+    def _review(self) -> None:
+        """Subscribe while somebody listens, so that whoever sends the frames may be lazy, too."""
+        if self._subscription is None and self.worker.has_listeners():
+            self._subscription = self.create_subscription(
+                Image,
+                'image_raw',
+                self._on_image,
+                self._profile,
+                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            )
+        elif self._subscription is not None and not self.worker.has_listeners():
+            self.destroy_subscription(self._subscription)
+            self._subscription = None
+
+    def _on_image(self, message: Image) -> None:
+        try:
+            frame = image_codec.decode(message)
+        except image_codec.ImageError as error:
+            self.worker.refuse(error)
+        else:
+            self.worker.offer(message.header, frame)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the node until Ctrl-C; 1 if it could not start."""
+    rclpy.init(args=arguments)
+    try:
+        node = DetectNode()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        return 0
+    except Exception as error:
+        if not rclpy.ok():  # Ctrl-C while starting: rclpy raises whatever it was busy with
+            return 0
+        if not isinstance(error, EXPECTED_AT_START):
+            raise
+        rclpy.logging.get_logger('detect').fatal(f'cannot start: {error}')
+        rclpy.shutdown()
+        return 1
+    with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
+        rclpy.spin(node)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C shall not interrupt the end
+    node.worker.close()
+    # Not the node's logger, whose way to /rosout is closed after Ctrl-C.
+    rclpy.logging.get_logger('dap_led_ros').info(str(node.worker.counts))
+    node.destroy_node()
+    if rclpy.ok():
+        rclpy.shutdown()
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
