@@ -43,8 +43,15 @@ class DegradationScorer:
 
         :param frame: uint8 or uint16, full range.
         """
+        scores = self._run('scores', frame)
+        return {name: float(score) for name, score in zip(NAMES, scores)}
+
+    def heatmaps(self, frame: np.ndarray) -> dict[str, np.ndarray]:
+        """Where an (H, W, 3) RGB frame is degraded: maps (15, 20) float32 in [0, 1] by name."""
+        return dict(zip(NAMES, self._run('heatmaps', frame)))
+
+    def _run(self, output: str, frame: np.ndarray) -> np.ndarray:
         small = cv2.resize(frame, SIZE, interpolation=cv2.INTER_AREA)
         tensor = small.astype(np.float32) / np.iinfo(frame.dtype).max
         planes = np.ascontiguousarray(tensor.transpose(2, 0, 1)[None])
-        scores = self._session.run(['scores'], {'frame': planes})[0][0]
-        return {name: float(score) for name, score in zip(NAMES, scores)}
+        return self._session.run([output], {'frame': planes})[0][0]

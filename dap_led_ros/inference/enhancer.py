@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import cv2
 import numpy as np
@@ -12,17 +12,29 @@ import numpy as np
 from dap_led_ros.inference import weights
 from dap_led_ros.inference.degradation import DegradationScorer
 
+if TYPE_CHECKING:
+    from dap_led_ros.inference.stream import Stream, StreamSettings
+
 MIN_SIDE = 16
 """Smallest height and width of a frame, in pixels."""
+MIN_TILE = 192
+"""Smallest tile, in pixels: below, most of it is overlap."""
 
 
 class Backend(Protocol):
     """What an Enhancer needs of a runtime."""
 
     provider: str
+    takes_frames: bool
+    """run() takes and gives frames (1, H, W, 3) uint8, in place of planes."""
+    guided: bool
+    """The heat-map that guides the network can be made apart from it."""
 
-    def run(self, frames: np.ndarray) -> np.ndarray:
+    def run(self, frames: np.ndarray, heatmap: np.ndarray | None = None) -> np.ndarray:
         """(1, 3, H, W) float32 RGB in [0, 1] -> enhanced, same shape, not clamped."""
+
+    def heatmap(self, planes: np.ndarray) -> np.ndarray:
+        """(1, 3, H, W) float32 RGB in [0, 1] -> (1, 1, h, w), if guided."""
 
 
 @dataclass(frozen=True)
@@ -35,42 +47,80 @@ class Enhanced:
     """How degraded the input was, 0 to 1: low_light, blur, and joint for both at once."""
     milliseconds: dict[str, float]
     """Time spent, by stage: score, convert_in, infer, convert_out."""
+    weight: float = 1.0
+    """Share of the network's result in the frame; 0.0 is the input, passed through untouched."""
 
 
 class Enhancer:
     """Enhances single frames. Stateless and thread-safe; threads may share one."""
 
-    def __init__(self, backend: Backend, model: str) -> None:
-        """Wrap a backend; Enhancer.load() is the usual way."""
+    def __init__(self, backend: Backend, model: str, tile: int = 0) -> None:
+        """Wrap a backend; Enhancer.load() is the usual way.
+
+        :raises ValueError: a tile too small to hold what it is for.
+        """
+        if tile and tile < MIN_TILE:
+            raise ValueError(f'tile is {tile}: use 0 or at least {MIN_TILE} pixels')
         self._backend = backend
         self._scorer = DegradationScorer()
+        self._tile = tile
         self.model = model
 
     @classmethod
     def load(
-        cls, model: str = weights.DEFAULT, device: str = 'auto', threads: int = 0
+        cls,
+        model: str = weights.DEFAULT,
+        device: str = 'auto',
+        threads: int = 0,
+        precision: str = 'auto',
+        tile: int = 0,
     ) -> Enhancer:
         """Load a model that ships with the package, by name, or a file, by path.
 
         :param model: a name, an .onnx file (ONNX Runtime), or a .safetensors checkpoint of
             dap_led_training (PyTorch).
-        :param device: auto, cpu or cuda; see OnnxBackend.
-        :param threads: threads of one inference; 0 is one per physical core.
+        :param device: auto, cpu, cuda or tensorrt; see OnnxBackend.
+        :param threads: threads of one inference; 0 is one per core, see default_threads().
+        :param precision: of a checkpoint; see TorchBackend. An .onnx file has its own.
+        :param tile: longest side, in pixels, that a DAP-LED checkpoint sees at once: memory is
+            then that of a tile, whatever the frame's size; 0 is the whole frame. See tiling.py.
         :raises FileNotFoundError: there is no such model.
         :raises ValueError: the file is not an enhancer, or the device's name is wrong.
         :raises RuntimeError: the runtime or the device is not there.
         """
         path = weights.find(model)
         if path.suffix == '.safetensors':
-            from dap_led_ros.inference.backends.torch import TorchBackend as Runtime
-        else:
-            from dap_led_ros.inference.backends.onnx import OnnxBackend as Runtime
-        return cls(Runtime(path, device, threads), path.stem)
+            from dap_led_ros.inference.backends.torch import TorchBackend
+
+            backend = TorchBackend(path, device, threads, precision)
+            if tile and not backend.guided:
+                raise ValueError(f'{path.name} is no DAP-LED: it runs on whole frames, tile is 0')
+            return cls(backend, path.stem, tile)
+        if precision != 'auto':
+            raise ValueError(
+                f'{path.name} has its own precision: dap-led export --precision makes another'
+            )
+        if tile:
+            raise ValueError('tiles need a checkpoint: an .onnx file runs on whole frames alone')
+        from dap_led_ros.inference.backends.onnx import OnnxBackend
+
+        return cls(OnnxBackend(path, device, threads), path.stem)
 
     @property
     def provider(self) -> str:
         """The device really in use, in the runtime's words."""
         return self._backend.provider
+
+    @property
+    def guided(self) -> bool:
+        """network() takes a heat-map."""
+        return self._backend.guided
+
+    def stream(self, settings: StreamSettings | None = None) -> Stream:
+        """One camera's session: what lasts from frame to frame; see inference/stream.py."""
+        from dap_led_ros.inference.stream import Stream
+
+        return Stream(self, settings)
 
     def enhance(self, frame: np.ndarray) -> Enhanced:
         """Brighten and deblur one frame; its size and type stay.
@@ -78,36 +128,89 @@ class Enhancer:
         :param frame: (H, W, 3) RGB, uint8 or uint16 (full range), H and W >= 16.
         :raises ValueError: a frame of another shape or type, or a model that changes the size.
         """
-        if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype not in (np.uint8, np.uint16):
-            raise ValueError(
-                f'frame is {frame.dtype} {frame.shape}: expected uint8 or uint16 (H, W, 3) RGB'
-            )
-        if min(frame.shape[:2]) < MIN_SIDE:
-            height, width = frame.shape[:2]
-            raise ValueError(f'frame is {width}x{height}: the least is {MIN_SIDE}x{MIN_SIDE}')
         start = time.perf_counter()
-        degradation = self._scorer.score(frame)
+        degradation = self.score(frame)
         scored = time.perf_counter()
-        tensor = to_tensor(frame)
+        enhanced, milliseconds = self.network(frame)
+        return Enhanced(enhanced, degradation, {'score': (scored - start) * 1e3, **milliseconds})
+
+    def score(self, frame: np.ndarray) -> dict[str, float]:
+        """How degraded a frame is, 0 to 1, by name: joint, low_light, blur.
+
+        :raises ValueError: a frame of another shape or type than enhance() takes.
+        """
+        check(frame)
+        return self._scorer.score(frame)
+
+    def heatmaps(self, frame: np.ndarray) -> dict[str, np.ndarray]:
+        """Where a frame is degraded: maps (h, w) in [0, 1] by the same names.
+
+        :raises ValueError: as score().
+        """
+        check(frame)
+        return self._scorer.heatmaps(frame)
+
+    def heatmap(self, frame: np.ndarray) -> np.ndarray:
+        """Where a frame is degraded, (1, 1, h, w) in [0, 1], for network(); of a guided model.
+
+        :raises ValueError: as enhance().
+        """
+        check(frame)
+        return self._backend.heatmap(to_tensor(frame))
+
+    def network(
+        self, frame: np.ndarray, heatmap: np.ndarray | None = None
+    ) -> tuple[np.ndarray, dict[str, float]]:
+        """The network alone: the enhanced frame, and milliseconds by stage.
+
+        :param heatmap: of heatmap(), of this frame or one shortly before it; None: made now.
+        :raises ValueError: as enhance().
+        """
+        check(frame)
+        start = time.perf_counter()
+        frames = self._backend.takes_frames
+        if frames and frame.dtype != np.uint8:
+            raise ValueError(f'model {self.model} takes uint8 frames alone, not {frame.dtype}')
+        tensor = frame[None] if frames else to_tensor(frame)
         converted = time.perf_counter()
-        result = self._backend.run(tensor)
+        result = self._tiled(tensor, heatmap)
         inferred = time.perf_counter()
         if result.shape != tensor.shape:
             raise ValueError(
                 f'model {self.model} changes {tensor.shape} to {result.shape}: not an enhancer'
             )
-        enhanced = to_frame(result, frame.dtype)
+        enhanced = result[0] if frames else to_frame(result, frame.dtype)
         done = time.perf_counter()
-        return Enhanced(
-            enhanced,
-            degradation,
-            {
-                'score': (scored - start) * 1e3,
-                'convert_in': (converted - scored) * 1e3,
-                'infer': (inferred - converted) * 1e3,
-                'convert_out': (done - inferred) * 1e3,
-            },
+        return enhanced, {
+            'convert_in': (converted - start) * 1e3,
+            'infer': (inferred - converted) * 1e3,
+            'convert_out': (done - inferred) * 1e3,
+        }
+
+    def _tiled(self, tensor: np.ndarray, heatmap: np.ndarray | None) -> np.ndarray:
+        if not self._tile:
+            return (
+                self._backend.run(tensor)
+                if heatmap is None
+                else self._backend.run(tensor, heatmap)
+            )
+        from dap_led_ros.inference.tiling import run_tiled
+
+        return run_tiled(self._backend, tensor, self._tile, heatmap)
+
+
+def check(frame: np.ndarray) -> None:
+    """Refuse what is no frame.
+
+    :raises ValueError: not (H, W, 3) of uint8 or uint16, or smaller than MIN_SIDE.
+    """
+    if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype not in (np.uint8, np.uint16):
+        raise ValueError(
+            f'frame is {frame.dtype} {frame.shape}: expected uint8 or uint16 (H, W, 3) RGB'
         )
+    height, width = frame.shape[:2]
+    if min(height, width) < MIN_SIDE:
+        raise ValueError(f'frame is {width}x{height}: the least is {MIN_SIDE}x{MIN_SIDE}')
 
 
 def to_tensor(frame: np.ndarray) -> np.ndarray:

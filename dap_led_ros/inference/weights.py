@@ -30,3 +30,18 @@ def find(model: str) -> Path:
         f'no model {model!r}: give the path of an .onnx file or of a .safetensors checkpoint, '
         f'or one of: {", ".join(names())}'
     )
+
+
+def checkpoint(model: str) -> Path:
+    """Path of the checkpoint of a shipped model's name, or of a checkpoint as given.
+
+    :raises FileNotFoundError: neither; says what there is.
+    """
+    shipped = FOLDER / f'{model}.safetensors'
+    path = shipped if shipped.is_file() else Path(model).expanduser()
+    if path.suffix == '.safetensors' and path.is_file():
+        return path
+    known = ', '.join(sorted(one.stem for one in FOLDER.glob('*.safetensors')))
+    raise FileNotFoundError(
+        f'no checkpoint {model!r}: give the path of a .safetensors file, or one of: {known}'
+    )

@@ -1,64 +1,273 @@
-"""ONNX Runtime backend, on a CPU or with CUDA."""
+"""ONNX Runtime backend: a CPU, CUDA, or TensorRT.
+
+On a CPU one session takes frames of any size. On a GPU each size gets a session of its own: with
+fixed sizes no shape is computed at run time, memory stays where it is, a TensorRT engine is as
+good as it can be, and the launches of a frame can be one CUDA graph.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import os
+import re
+import threading
+from collections import OrderedDict
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 
-_PROVIDERS = {'cpu': 'CPUExecutionProvider', 'cuda': 'CUDAExecutionProvider'}
-DEVICES = ('auto', 'cpu', 'cuda')
+PROVIDERS = {
+    'cpu': ['CPUExecutionProvider'],
+    'cuda': ['CUDAExecutionProvider', 'CPUExecutionProvider'],
+    'tensorrt': ['TensorrtExecutionProvider', 'CUDAExecutionProvider', 'CPUExecutionProvider'],
+}
+DEVICES = ('auto', *PROVIDERS)
+MOST_THREADS = 8
+"""More do not pay for networks and frames of this size; they only wake up for each layer."""
+MOST_SIZES = 4
+"""Sizes of frames whose sessions are kept on a GPU."""
+
+
+def runtime() -> ModuleType:
+    """The package onnxruntime.
+
+    :raises RuntimeError: it is missing; says what to install.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise RuntimeError(
+            "ONNX Runtime is missing: pip install 'onnxruntime' (CPU) or 'onnxruntime-gpu' "
+            f'(CUDA), never both ({error})'
+        ) from None
+    return onnxruntime
+
+
+def check_device(device: str) -> None:
+    """Refuse the name of a device that is none.
+
+    :raises ValueError: see there.
+    """
+    if device not in DEVICES:
+        raise ValueError(f'device is {device!r}: use one of {", ".join(DEVICES)}')
 
 
 class OnnxBackend:
-    """A float core: (1, 3, H, W) float32 RGB in [0, 1] to the same shape, not clamped."""
+    """Runs what dap-led export writes: a core, with or without its uint8 wrapper or its prior."""
 
     def __init__(self, path: Path, device: str = 'auto', threads: int = 0) -> None:
-        """Load a model.
+        """Load a model, and the prior beside it where it needs one.
 
-        :param device: auto (CUDA if it works, else CPU), cpu, or cuda (an error if it does not).
-        :param threads: threads of one inference; 0 is one per physical core.
+        :param device: auto (CUDA if it works, else CPU), or cpu, cuda or tensorrt (an error if it
+            does not work). The first frame of each size waits minutes for its TensorRT engine;
+            engines are kept in the user's cache.
+        :param threads: threads of one inference; 0 is one per core that this process may use, at
+            most MOST_THREADS.
         :raises ValueError: the device's name is wrong, or the file is no model of this kind.
-        :raises RuntimeError: ONNX Runtime is missing, or `cuda` was asked for and is not there.
+        :raises RuntimeError: ONNX Runtime or the device is missing.
+        :raises FileNotFoundError: the prior is not beside the model.
         """
-        if device not in DEVICES:
-            raise ValueError(f'device is {device!r}: use one of {", ".join(DEVICES)}')
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise RuntimeError(
-                "ONNX Runtime is missing: pip install 'onnxruntime' (CPU) or 'onnxruntime-gpu' "
-                f'(CUDA), never both ({error})'
-            ) from None
+        check_device(device)
+        self._runtime = onnxruntime = runtime()
+        self._path, self._threads = path, threads
         available = onnxruntime.get_available_providers()
-        wanted = [_PROVIDERS[d] for d in (('cuda', 'cpu') if device == 'auto' else (device,))]
-        if device == 'cuda' and _PROVIDERS['cuda'] not in available:
+        self._wanted = PROVIDERS['cuda' if device == 'auto' else device]
+        if device == 'auto':
+            self._wanted = [name for name in self._wanted if name in available]
+        elif self._wanted[0] not in available:
             raise RuntimeError(
-                'device is cuda, but this ONNX Runtime has no CUDA: install onnxruntime-gpu in '
-                'place of onnxruntime, or set device to cpu or auto'
+                f'device is {device}, but this ONNX Runtime has no {self._wanted[0]}: install '
+                'onnxruntime-gpu in place of onnxruntime, or set device to cpu or auto'
             )
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        self._session = self._open(path)
+        self.provider = self._session.get_providers()[0]
+        """What the session really runs on."""
+        if device != 'auto' and self.provider != self._wanted[0]:
+            raise RuntimeError(
+                f'device is {device}, but {self._wanted[0]} failed to start and '
+                f'{self.provider} took its place: see the error above, or set device to auto'
+            )
+        inputs = {one.name: one.type for one in self._session.get_inputs()}
+        first = next(iter(inputs), '')
+        self.takes_frames = inputs.get(first) == 'tensor(uint8)'
+        """uint8 (1, H, W, 3) in and out, in place of float (1, 3, H, W)."""
+        known = {first, 'heatmap', 'strength'}
+        if (
+            len(self._session.get_outputs()) != 1
+            or inputs.get(first) not in ('tensor(float)', 'tensor(uint8)')
+            or set(inputs) - known
+        ):
+            raise ValueError(
+                f'{path} is not an enhancer: expected one float input (B, 3, H, W) and one '
+                'output, as dap-led export writes it'
+            )
+        self._first, self._inputs = first, list(inputs)
+        self._sizes: OrderedDict[tuple[int, ...], FixedSize] = OrderedDict()
+        self._lock = threading.Lock()
+        self._prior = self._open_prior() if 'heatmap' in inputs else None
+
+    @property
+    def guided(self) -> bool:
+        """Its heat-map is an input: it can be made less often than frames come."""
+        return self._prior is not None
+
+    def heatmap(self, planes: np.ndarray) -> np.ndarray:
+        """(1, 3, H, W) float32 RGB in [0, 1] to a heat-map (1, 1, h, w)."""
+        return self._prior.run(None, {'frame': planes})[0]
+
+    def run(self, frames: np.ndarray, heatmap: np.ndarray | None = None) -> np.ndarray:
+        """Run the network once; thread-safe.
+
+        :param frames: (1, 3, H, W) float32 in [0, 1], or (1, H, W, 3) uint8 if takes_frames.
+        :param heatmap: (1, 1, h, w); made from the frame where none is given.
+        """
+        given = {self._first: frames}
+        if 'strength' in self._inputs:
+            given['strength'] = np.ones((), np.float32)
+        if self.guided:
+            given['heatmap'] = self.heatmap(self._planes(frames)) if heatmap is None else heatmap
+        if self.provider == 'CPUExecutionProvider':
+            return self._session.run(None, given)[0]
+        return self._of_size(given).run(given)
+
+    def _planes(self, frames: np.ndarray) -> np.ndarray:
+        if not self.takes_frames:
+            return frames
+        return np.ascontiguousarray(frames.transpose(0, 3, 1, 2)).astype(np.float32) / 255
+
+    def _of_size(self, given: dict[str, np.ndarray]) -> FixedSize:
+        """The session of these sizes; made where there is none, in place of the oldest."""
+        key = tuple(n for tensor in given.values() for n in np.shape(tensor))
+        with self._lock:
+            if key not in self._sizes:
+                while len(self._sizes) >= MOST_SIZES:
+                    self._sizes.popitem(last=False)
+                self._sizes[key] = self._fixed(given)
+            self._sizes.move_to_end(key)
+            return self._sizes[key]
+
+    def _fixed(self, given: dict[str, np.ndarray]) -> FixedSize:
+        """With a CUDA graph, or where the runtime cannot capture one, without."""
+        device = 'cpu' if self.provider == 'CPUExecutionProvider' else 'cuda'
+        for graph in (True, False):
+            try:
+                fixed = FixedSize(self._open(self._path, given, graph), given, device)
+                fixed.run(given)
+            except Exception:  # ONNX Runtime raises many classes of its own
+                if not graph:
+                    raise
+            else:
+                return fixed
+        raise AssertionError('unreachable')
+
+    def _open(
+        self, path: Path, fixed: dict[str, np.ndarray] | None = None, graph: bool = False
+    ) -> Any:
+        """A session; of one size if `fixed` has tensors of that size.
+
+        :raises ValueError: the file is no model.
+        """
+        options = self._runtime.SessionOptions()
+        options.intra_op_num_threads = self._threads or default_threads()
         options.log_severity_level = 3  # errors only; what is wrong is raised
         # Threads that wait between frames shall sleep: the camera's driver needs the core.
         options.add_session_config_entry('session.force_spinning_stop', '1')
+        shape: tuple[int, ...] = ()
+        if fixed:
+            shape = fixed[self._first].shape
+            sizes = dict(zip('BHW' if self.takes_frames else 'BCHW', shape))
+            if 'heatmap' in fixed:
+                sizes |= dict(zip('hw', fixed['heatmap'].shape[2:]))
+            for name, size in sizes.items():
+                options.add_free_dimension_override_by_name(name, size)
+        providers = [(name, provider_options(name, path, shape, graph)) for name in self._wanted]
         try:
-            self._session = onnxruntime.InferenceSession(
-                str(path), options, providers=[p for p in wanted if p in available]
-            )
+            return self._runtime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # ONNX Runtime raises many classes of its own
             raise ValueError(f'{path} cannot be loaded as a model: {error}') from None
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        if len(inputs) != 1 or len(outputs) != 1 or inputs[0].type != 'tensor(float)':
-            raise ValueError(
-                f'{path} is not an enhancer: expected one float input (B, 3, H, W) and one output'
-            )
-        self._input = inputs[0].name
-        self.provider = self._session.get_providers()[0]
-        """What the session really runs on."""
-        if device == 'cuda' and self.provider != _PROVIDERS['cuda']:
-            raise RuntimeError('device is cuda, but CUDA failed to start: see the error above')
 
-    def run(self, frames: np.ndarray) -> np.ndarray:
-        """Run the network once; thread-safe."""
-        return self._session.run(None, {self._input: frames})[0]
+    def _open_prior(self) -> Any:
+        path = self._path.with_suffix('.prior.onnx')
+        if not path.is_file():
+            raise FileNotFoundError(
+                f'{self._path} needs {path.name} beside it: dap-led export writes both'
+            )
+        return self._open(path)
+
+
+class FixedSize:
+    """A session of one size of frame, its inputs and its output bound to memory that stays."""
+
+    def __init__(self, session: Any, given: dict[str, np.ndarray], device: str) -> None:
+        """Reserve the memory on a device, cpu or cuda; `given` has each input by name."""
+        value = runtime().OrtValue
+        self._session, self._lock = session, threading.Lock()
+        self._binding = session.io_binding()
+        self._inputs = {}
+        for name, tensor in given.items():
+            self._inputs[name] = value.ortvalue_from_numpy(np.asarray(tensor), device, 0)
+            self._binding.bind_ortvalue_input(name, self._inputs[name])
+        frames = next(iter(given.values()))  # the enhanced frame is as large as the frame
+        self._output = value.ortvalue_from_shape_and_type(frames.shape, frames.dtype, device, 0)
+        self._binding.bind_ortvalue_output(session.get_outputs()[0].name, self._output)
+
+    def run(self, given: dict[str, np.ndarray]) -> np.ndarray:
+        """The output for inputs of the same sizes; thread-safe."""
+        with self._lock:
+            for name, tensor in self._inputs.items():
+                tensor.update_inplace(np.asarray(given[name]))
+            self._session.run_with_iobinding(self._binding)
+            return self._output.numpy().copy()
+
+
+def default_threads() -> int:
+    """Threads of one inference where the user gives none; 0 is ONNX Runtime's one per core."""
+    if not hasattr(os, 'sched_getaffinity'):
+        return 0
+    usable, all_cores = len(os.sched_getaffinity(0)), os.cpu_count() or 1
+    # ONNX Runtime counts physical cores, and not which of them a container or taskset allows.
+    return 0 if usable == all_cores <= MOST_THREADS else min(usable, MOST_THREADS)
+
+
+def provider_options(
+    provider: str, path: Path, shape: tuple[int, ...], graph: bool
+) -> dict[str, str]:
+    """Options of one of PROVIDERS.
+
+    :param shape: of the frames, where the session is for one size alone.
+    :param graph: launch a frame as one CUDA graph.
+    """
+    if provider == 'CUDAExecutionProvider':
+        options = {'cudnn_conv_algo_search': 'HEURISTIC', 'use_tf32': '1'}
+        return options | ({'enable_cuda_graph': '1'} if graph else {})
+    if provider == 'TensorrtExecutionProvider' and shape:
+        folder = engine_folder(path, shape)
+        folder.mkdir(parents=True, exist_ok=True)
+        return {
+            'trt_fp16_enable': '1',
+            'trt_engine_cache_enable': '1',
+            'trt_engine_cache_path': str(folder),
+            'trt_timing_cache_enable': '1',
+            'trt_timing_cache_path': str(folder.parent),
+        } | ({'trt_cuda_graph_enable': '1'} if graph else {})
+    return {}
+
+
+def engine_folder(path: Path, shape: tuple[int, ...]) -> Path:
+    """Where TensorRT keeps its engine of a model, at a shape, under the driver that runs now."""
+    cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
+    content = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    size = 'x'.join(map(str, shape))
+    return cache / 'dap_led_ros' / 'tensorrt' / f'{content}-{size}-{_driver()}'
+
+
+def _driver() -> str:
+    """Version of the NVIDIA driver and of the runtime that made the engine."""
+    try:
+        line = Path('/proc/driver/nvidia/version').read_text().splitlines()[0]
+    except OSError:
+        line = ''
+    found = re.search(r'\d+\.\d+(\.\d+)?', line)
+    return f'driver{found[0] if found else "-unknown"}-onnxruntime{runtime().__version__}'

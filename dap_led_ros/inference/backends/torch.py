@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from dap_led_ros.inference.backends.onnx import DEVICES
+from dap_led_ros.inference.backends.onnx import check_device, default_threads
+
+PRECISIONS = ('auto', 'fp32', 'bf16', 'fp16')
 
 
 class TorchBackend:
     """(1, 3, H, W) float32 RGB in [0, 1] to the same shape, not clamped."""
 
-    def __init__(self, path: Path, device: str = 'auto', threads: int = 0) -> None:
+    takes_frames = False
+
+    def __init__(
+        self, path: Path, device: str = 'auto', threads: int = 0, precision: str = 'auto'
+    ) -> None:
         """Load a checkpoint.
 
         :param device: auto (CUDA where there is one, else CPU), cpu, or cuda.
-        :param threads: threads of one inference, of the whole process; 0 leaves torch's own.
-        :raises ValueError: the device's name is wrong, or the file is no checkpoint.
+        :param threads: threads of one inference, of the whole process; 0 is one per core that
+            this process may use, at most MOST_THREADS.
+        :param precision: of the network's arithmetic: fp32, bf16, fp16, or auto: fp16 on CUDA,
+            fp32 on a CPU. The prior, and the sum of frame and residual, stay in fp32.
+        :raises ValueError: the device's or the precision's name is wrong, or the file is no
+            checkpoint.
         :raises FileNotFoundError: the CLIP that guides the network is not there.
         :raises RuntimeError: PyTorch or open_clip is missing, or `cuda` was asked for and is not
             there.
         """
-        if device not in DEVICES:
-            raise ValueError(f'device is {device!r}: use one of {", ".join(DEVICES)}')
+        check_device(device)
+        if device == 'tensorrt':
+            raise ValueError('TensorRT runs .onnx files: make one with dap-led export')
+        if precision not in PRECISIONS:
+            raise ValueError(f'precision is {precision!r}: use one of {", ".join(PRECISIONS)}')
         try:
             import torch
 
@@ -36,16 +50,45 @@ class TorchBackend:
             raise RuntimeError(
                 'device is cuda, but this PyTorch finds none: set device to cpu or auto'
             )
-        if threads:
-            torch.set_num_threads(threads)
+        if threads or default_threads():
+            torch.set_num_threads(threads or default_threads())
         self._torch = torch
         self._device = 'cuda' if device != 'cpu' and torch.cuda.is_available() else 'cpu'
-        self._network = checkpoint.load(path).to(self._device, memory_format=torch.channels_last)
-        self.provider = f'torch {self._device}'
+        if precision == 'auto':
+            precision = 'fp16' if self._device == 'cuda' else 'fp32'
+        self._type = {'fp32': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}[precision]
+        network = checkpoint.load(path).to(self._device, memory_format=torch.channels_last)
+        self.guided = isinstance(network, checkpoint.Guided)
+        """Its heat-map can be made less often than frames come."""
+        self._network = network
+        self.provider = f'torch {next(network.parameters()).device.type} {precision}'
 
-    def run(self, frames: np.ndarray) -> np.ndarray:
-        """Run the network once; thread-safe."""
+    def heatmap(self, planes: np.ndarray) -> np.ndarray:
+        """(1, 3, H, W) float32 RGB in [0, 1] to the heat-map (1, 1, h, w) that guides."""
+        guide = self._network.network.config.prior.guide
+        with self._torch.inference_mode():
+            heatmaps = self._network.prior(self._moved(planes)).heatmaps
+        return heatmaps[:, guide : guide + 1].float().cpu().numpy()
+
+    def run(self, frames: np.ndarray, heatmap: np.ndarray | None = None) -> np.ndarray:
+        """Run the network once; thread-safe.
+
+        :param heatmap: (1, 1, h, w); made from the frame where none is given.
+        """
         torch = self._torch
-        with torch.inference_mode():
-            enhanced = self._network(torch.from_numpy(frames).to(self._device))
+        half = self._type is not None
+        with torch.inference_mode(), torch.autocast(self._device, self._type, enabled=half):
+            if heatmap is None:
+                enhanced = self._network(self._moved(frames))
+            else:
+                enhanced = self._network.network(self._moved(frames), self._moved(heatmap))
         return enhanced.float().cpu().numpy()
+
+    def attentions(self) -> list[Any]:
+        """The modules whose averages over the frame tiles must share."""
+        from dap_led_ros.models.dap_led import Products
+
+        return [one for one in self._network.modules() if isinstance(one, Products)]
+
+    def _moved(self, tensor: np.ndarray) -> Any:
+        return self._torch.from_numpy(tensor).to(self._device)
