@@ -1,4 +1,7 @@
-"""Enhance one camera: ros2 launch dap_led_ros enhance.launch.py image:=/camera/image_raw."""
+"""Enhance one camera: ros2 launch dap_led_ros enhance.launch.py image:=/camera/image_raw.
+
+Several cameras: multi_camera.launch.py, which includes this one.
+"""
 
 import os
 from pathlib import Path
@@ -23,6 +26,12 @@ ARGUMENTS = [
         description='Topic of its camera_info; empty: the one beside the image.',
     ),
     DeclareLaunchArgument(
+        'cameras',
+        default_value='',
+        description='Names with commas between them, for several cameras that share the model: '
+        'NAME/image_raw and so on; image and camera_info are not used then.',
+    ),
+    DeclareLaunchArgument(
         'namespace',
         default_value='',
         description='Namespace of the node and of enhanced/image_raw and enhanced/camera_info.',
@@ -42,6 +51,16 @@ ARGUMENTS = [
         'device',
         default_value='',
         description='auto, cpu or cuda; empty: as in params_file.',
+    ),
+    DeclareLaunchArgument(
+        'detect',
+        default_value='',
+        description='true: run YOLOv8 on the enhanced frames; empty: as in params_file.',
+    ),
+    DeclareLaunchArgument(
+        'detect_model',
+        default_value='',
+        description='Path of a YOLO model, .onnx or .engine; empty: as in params_file.',
     ),
     DeclareLaunchArgument(
         'use_sim_time',
@@ -71,8 +90,15 @@ def _node(context):
     image = value('image')
     camera_info = value('camera_info') or '/'.join([*image.split('/')[:-1], 'camera_info'])
     given = {name: value(name) for name in ('model', 'device') if value(name)}
-    if value('use_sim_time'):
-        given['use_sim_time'] = value('use_sim_time').lower() == 'true'
+    for argument, name in (('use_sim_time', 'use_sim_time'), ('detect', 'detect.enabled')):
+        if value(argument):
+            given[name] = value(argument).lower() == 'true'
+    if value('detect_model'):
+        given['detect.model'] = value('detect_model')
+    remappings = [('image_raw', image), ('camera_info', camera_info)]
+    if value('cameras'):
+        given['cameras'] = [name.strip() for name in value('cameras').split(',')]
+        remappings = []
     profile = SHARE / 'config' / environment.PROFILE
     node = Node(
         package='dap_led_ros',
@@ -80,7 +106,7 @@ def _node(context):
         name='enhance',
         namespace=value('namespace'),
         output='screen',
-        remappings=[('image_raw', image), ('camera_info', camera_info)],
+        remappings=remappings,
         parameters=[value('params_file'), given],
         additional_env=environment.additions(profile, os.environ),
         ros_arguments=['--log-level', value('log_level')],

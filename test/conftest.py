@@ -49,10 +49,11 @@ def pictures(tmp_path, night) -> str:
 class NodeProcess:
     """A node in a process of its own, as a user would start it."""
 
-    def __init__(self, module: str, arguments: list[str], environment: dict[str, str]) -> None:
+    def __init__(self, name: str, arguments: list[str], environment: dict[str, str]) -> None:
         self._log = tempfile.NamedTemporaryFile('w')  # noqa: SIM115, closed in stop()
+        program = [name] if name.endswith('.py') else ['-m', 'dap_led_ros.nodes', name]
         self.process = subprocess.Popen(
-            [sys.executable, '-m', module, '--ros-args', *arguments],
+            [sys.executable, *program, '--ros-args', *arguments],
             env={**environment, 'PYTHONFAULTHANDLER': '1'},
             stdout=self._log,
             stderr=subprocess.STDOUT,
@@ -85,8 +86,8 @@ def start_node() -> Iterator[Callable[..., NodeProcess]]:
     """Start nodes; whatever still runs at the end of the test is killed."""
     started: list[NodeProcess] = []
 
-    def start(module: str, arguments: list[str], environment: dict[str, str]) -> NodeProcess:
-        started.append(NodeProcess(module, arguments, environment))
+    def start(name: str, arguments: list[str], environment: dict[str, str]) -> NodeProcess:
+        started.append(NodeProcess(name, arguments, environment))
         return started[-1]
 
     yield start

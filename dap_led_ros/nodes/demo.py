@@ -175,8 +175,8 @@ def _play(shots: list[Shot], source_rate: float, model: str) -> Play:
     # Before rclpy starts: the segment that counts is the publisher's, which is this process.
     os.environ.update(environment.additions(environment.find_profile(), os.environ))
     os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
-    command = [sys.executable, '-m', 'dap_led_ros.nodes.enhance_node', '--ros-args']
-    command += ['-r', f'__ns:=/{NAMESPACE}', '-p', f'model:={model}', '-p', 'qos:=reliable']
+    command = [sys.executable, '-m', 'dap_led_ros.nodes', 'enhance', '--ros-args']
+    command += ['-r', f'__ns:=/{NAMESPACE}', '-p', f'model:={model}']
     rclpy.init()
     camera, executor = Camera(), SingleThreadedExecutor()
     executor.add_node(camera)

@@ -1,201 +1,426 @@
-"""The enhance node: subscribes to a camera, publishes the enhanced camera.
+"""The enhance node: subscribes to cameras, publishes the enhanced cameras.
 
-The way of a frame: _on_image() puts it into a slot of one (a frame still waiting there is dropped
-and counted) -> the worker thread takes it in _work() -> _handle() has it enhanced and publishes
-it, or passes it through, or refuses it. Callbacks never run the network, so that the node always
-answers.
+The way of a frame: _on_image() puts it into its camera's slot of one (a frame still waiting there
+is dropped and counted) -> the worker thread takes it in _work(), camera by camera -> _handle()
+decodes it, has it enhanced, and publishes it, or passes it through, or refuses it. Callbacks never
+run the network, so that the node always answers.
+
+Parameters are in parameters.py, a camera's topics in camera.py, diagnostics in health.py.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import signal
 import sys
 import threading
 import time
-from collections import OrderedDict
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import Vector3Stamped
+from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException
-from rclpy.node import Node
-from rclpy.qos import qos_profile_sensor_data
-from rclpy.qos_overriding_options import QoSOverridingOptions
-from sensor_msgs.msg import CameraInfo, Image
-
-try:
-    from rclpy.event_handler import SubscriptionEventCallbacks
-except ImportError:  # Humble
-    from rclpy.qos_event import SubscriptionEventCallbacks
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from std_srvs.srv import SetBool
 
 from dap_led_ros import image_codec
 from dap_led_ros.inference import Enhancer
-from dap_led_ros.nodes import parameters
+from dap_led_ros.inference.enhancer import MIN_SIDE, Enhanced
+from dap_led_ros.nodes import debug_images, detections, messages, parameters
+from dap_led_ros.nodes.camera import Camera
+from dap_led_ros.nodes.health import Counts, Engine, diagnose
+from dap_led_ros.nodes.messages import Message, stamp_ns
+from dap_led_ros.nodes.parameters import Parameters
 
-CAMERA_INFOS_KEPT = 30
 LOG_PERIOD = 60.0  # seconds between log lines of the same kind of trouble
 KINDS_REMEMBERED = 100
-EXPECTED_AT_START = (ValueError, RuntimeError, FileNotFoundError, ParameterException)
+FIRST_RETRY, LAST_RETRY = 0.25, 30.0  # seconds without the network after a failure
+PATIENCE = 10.0  # seconds to wait for the worker's last frame
+EXPECTED_AT_START = (ValueError, RuntimeError, OSError, ImportError, ParameterException)
 
 
-@dataclass
-class Counts:
-    """What became of the frames: received = enhanced + passed_through + dropped + refused."""
-
-    received: int = 0
-    enhanced: int = 0
-    passed_through: int = 0
-    dropped: int = 0
-    refused: int = 0
-
-    def __str__(self) -> str:
-        return ', '.join(f'{count} {name}' for name, count in asdict(self).items())
-
-
-class EnhanceNode(Node):
+class EnhanceNode(LifecycleNode):
     """image_raw, camera_info -> enhanced/image_raw, enhanced/camera_info, all remappable."""
 
-    def __init__(self) -> None:
+    def __init__(self, load: Callable[[str, str, int], Enhancer] = Enhancer.load) -> None:
+        """Declare parameters; everything else waits for on_configure().
+
+        :param load: makes the enhancer of (model, device, threads).
+        """
         super().__init__('enhance')
-        self.counts = Counts()
-        self._lock = threading.Condition()  # guards counts, _waiting, _camera_infos, _stopping
-        self._waiting: Image | None = None
-        self._camera_infos: OrderedDict[tuple[int, int], CameraInfo] = OrderedDict()
-        self._stopping = False
+        self.cameras: list[Camera] = []
+        self._turns: list[Camera] = []  # the same, whoever was served last at the end
+        self.engine = Engine()
+        self._load = load
+        self._enhancer: Enhancer | None = None
+        self._past = Counts()  # of cameras that have been cleaned up
+        self._lock = threading.Condition()  # guards slots, counts, engine and _active
+        self._active = False
+        self._worker: threading.Thread | None = None
+        self._retry_at = 0.0
         self._logged: dict[str, float] = {}
+        self._timer: Any = None
+        self._diagnostics: Any = None
+        self._enable: Any = None
+        parameters.declare(self)
+        self._detector_settings = detections.declare(self, 'detect.')
+        self._wanted = parameters.read(self)
+        parameters.watch(self, lambda: bool(self.cameras), self._apply)
 
-        values = parameters.declare(self)
-        self._enhancer = Enhancer.load(values.model, values.device, values.threads)
+    @property
+    def counts(self) -> Counts:
+        """What became of all frames so far."""
+        with self._lock:
+            return sum((camera.health.counts for camera in self.cameras), self._past)
 
-        overridable = {
-            'qos_overriding_options': QoSOverridingOptions.with_default_policies(),
-        }
-        self._image_publisher = self.create_publisher(
-            Image, 'enhanced/image_raw', 5, **overridable
-        )
-        self._camera_info_publisher = self.create_publisher(
-            CameraInfo, 'enhanced/camera_info', 5, **overridable
-        )
-        self._camera_info_subscription = self.create_subscription(
-            CameraInfo,
-            'camera_info',
-            self._on_camera_info,
-            qos_profile_sensor_data,
-            **overridable,
-        )
-        self._image_subscription = self.create_subscription(
-            Image,
-            'image_raw',
-            self._on_image,
-            parameters.subscription_profile(values.qos),
-            event_callbacks=SubscriptionEventCallbacks(message_lost=self._on_message_lost),
-            **overridable,
-        )
-        self.get_logger().info(
-            f'{self._image_subscription.topic_name} -> {self._image_publisher.topic_name}: '
-            f'model {self._enhancer.model} on {self._enhancer.provider}, '
-            f'camera info from {self._camera_info_subscription.topic_name}'
-        )
-        # Last: whatever fails above leaves no thread behind.
+    # --- lifecycle ----------------------------------------------------------------------------
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the model, warm it up, and create the publishers."""
+        try:
+            self._wanted = parameters.read(self)
+            self.engine, self._retry_at = Engine(), 0.0
+            self._load_model(self._wanted.device)
+            detector = None
+            if self._wanted.detect:
+                detector = detections.load(self._detector_settings, background=True)
+            for name in self._wanted.cameras:
+                self._add_camera(name, detector)
+            self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 5)
+            self._enable = self.create_service(SetBool, '~/enable', self._on_enable)
+            # On the steady clock: a stopped simulation does not stop the reports.
+            steady = Clock(clock_type=ClockType.STEADY_TIME)
+            self._timer = self.create_timer(1.0, self._on_timer, clock=steady)
+        except Exception as error:
+            self.get_logger().error(f'cannot configure: {error}')
+            self.on_cleanup(state)
+            if not isinstance(error, EXPECTED_AT_START):
+                raise
+            return TransitionCallbackReturn.FAILURE
+        return super().on_configure(state)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Start the worker; subscribe wherever somebody listens."""
+        self._active = True
         self._worker = threading.Thread(target=self._work, name='enhance', daemon=True)
         self._worker.start()
+        self._review()
+        for camera in self.cameras:
+            self.get_logger().info(f'{camera.topic} -> {camera.images.topic_name}')
+        return super().on_activate(state)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Unsubscribe; the worker ends its frame, those that wait are dropped and counted."""
+        self._stop_worker()
+        self._review()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Let go of topics and model; counts are kept."""
+        with self._lock:
+            cameras, self.cameras, self._turns = self.cameras, [], []
+        for camera in cameras:
+            camera.destroy()
+            self._past += camera.health.counts
+        for entity, destroy in (
+            (self._timer, self.destroy_timer),
+            (self._enable, self.destroy_service),
+            (self._diagnostics, self.destroy_publisher),
+        ):
+            if entity is not None:
+                destroy(entity)
+        self._timer = self._enable = self._diagnostics = self._enhancer = None
+        return super().on_cleanup(state)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Whatever state it is in: end."""
+        self.on_deactivate(state)
+        self.on_cleanup(state)
+        return super().on_shutdown(state)
+
+    def start(self) -> bool:
+        """Configure and activate; False if that failed, which the log explains."""
+        success = TransitionCallbackReturn.SUCCESS
+        return self.trigger_configure() == success and self.trigger_activate() == success
 
     def close(self) -> None:
-        """Stop the worker when it is done with its frame; one that still waits is dropped."""
+        """End without a lifecycle manager, when the middleware may be down already."""
+        self._stop_worker()
+        for camera in self.cameras:
+            camera.destroy()
+
+    def _stop_worker(self) -> None:
         with self._lock:
-            self._stopping = True
-            if self._waiting is not None:
-                self._waiting = None
-                self.counts.dropped += 1
-            self._lock.notify()
-        self._worker.join()
+            self._active = False
+            for camera in self.cameras:
+                if camera.waiting is not None:
+                    camera.waiting = None
+                    camera.health.counts.add('dropped', 'node deactivated')
+            worker, self._worker = self._worker, None
+            self._lock.notify_all()
+        if worker is not None:
+            worker.join(PATIENCE)
+
+    def _load_model(self, device: str) -> None:
+        wanted = self._wanted
+        start = time.monotonic()
+        enhancer = self._load(wanted.model, device, wanted.threads)
+        loaded = time.monotonic()
+        for size in filter(None, wanted.warm_up):
+            width, height = map(int, size.split('x'))
+            enhancer.network(np.zeros((height, width, 3), np.uint8))
+        self.get_logger().info(
+            f'model {enhancer.model} on {enhancer.provider}, loaded in {loaded - start:.2f} s, '
+            f'warmed up in {time.monotonic() - loaded:.2f} s'
+        )
+        self._enhancer = enhancer
+        self.engine.model, self.engine.provider = enhancer.model, enhancer.provider
+
+    def _add_camera(self, name: str, detector: detections.Detector | None) -> None:
+        stream = self._enhancer.stream(self._wanted.stream)
+        camera = Camera(self, name, self._wanted, stream, self._on_image, self._review)
+        self.cameras.append(camera)
+        self._turns.append(camera)
+        if detector is not None:
+            camera.detect_with(detector, self._wanted.detect_raw)
 
     # --- callbacks: quick, on the executor's thread -------------------------------------------
 
-    def _on_image(self, message: Image) -> None:
+    def _on_image(self, camera: Camera, message: Message) -> None:
+        now, rate = time.monotonic(), self._wanted.max_rate
         with self._lock:
-            self.counts.received += 1
-            if self._waiting is not None or self._stopping:
-                self.counts.dropped += 1
-            if not self._stopping:
-                self._waiting = message
-                self._lock.notify()
+            counts = camera.health.counts
+            counts.received += 1
+            camera.health.arrivals.append(now)
+            if not self._active:
+                counts.add('dropped', 'node deactivated')
+                return
+            if rate and now < camera.due:
+                counts.add('dropped', 'over max_rate')
+                return
+            if rate:
+                camera.due = max(camera.due, now - 1 / rate) + 1 / rate
+            if camera.waiting is not None:
+                counts.add('dropped', 'a newer one came')
+            camera.waiting = message, now
+            self._lock.notify()
 
-    def _on_camera_info(self, message: CameraInfo) -> None:
+    def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> Any:
+        (result,) = self.set_parameters([Parameter('enabled', value=request.data)])
+        response.success, response.message = result.successful, result.reason
+        return response
+
+    def _apply(self, changed: Parameters) -> None:
+        self._wanted = changed
+        for camera in self.cameras:
+            camera.stream.settings = changed.stream
+
+    def _review(self) -> None:
+        for camera in self.cameras:
+            camera.review(self._active)
+
+    def _on_timer(self) -> None:
+        self._review()  # what has no event, or lost it
+        report = DiagnosticArray()
+        report.header.stamp = self.get_clock().now().to_msg()
+        now = self._wanted
         with self._lock:
-            self._camera_infos[_stamp(message)] = message
-            self._camera_infos.move_to_end(_stamp(message))
-            if len(self._camera_infos) > CAMERA_INFOS_KEPT:
-                self._camera_infos.popitem(last=False)
-
-    def _on_message_lost(self, event) -> None:
-        self.get_logger().warning(
-            f'Images lost on their way to this node: {event.total_count} so far. If the camera '
-            'runs on Fast DDS, start its driver with the profile fastdds_large_images.xml of this '
-            'package (README, "Lost frames"), or set the parameter qos to reliable.',
-            throttle_duration_sec=10.0,
-        )
+            report.status = [
+                diagnose(
+                    f'{self.get_name()}: {camera.name or "camera"}',
+                    camera.health,
+                    self.engine,
+                    topic=camera.topic,
+                    subscribed=camera.subscribed,
+                    enabled=now.enabled and now.mode != 'off',
+                    latency_budget=now.latency_budget,
+                    stuck_after=now.stuck_after,
+                )
+                for camera in self.cameras
+            ]
+        self._diagnostics.publish(report)
 
     # --- the worker's thread ------------------------------------------------------------------
 
     def _work(self) -> None:
-        while True:
+        while (job := self._take()) is not None:
+            camera, message, came = job
+            outcome, cause = self._handle(camera, message, came)
             with self._lock:
-                self._lock.wait_for(lambda: self._waiting is not None or self._stopping)
-                message, self._waiting = self._waiting, None
-            if message is None:
-                return
-            outcome = self._handle(message)
-            with self._lock:
-                setattr(self.counts, outcome, getattr(self.counts, outcome) + 1)
+                camera.health.counts.add(outcome, cause)
+                self.engine.busy_since = None
 
-    def _handle(self, message: Image) -> str:
-        """Publish what can be made of a frame; returns the name of its count. Never raises."""
-        outcome = 'enhanced'
+    def _take(self) -> tuple[Camera, Message, float] | None:
+        """Wait for a frame; None at the end. Whoever was served last is last in turn."""
+        with self._lock:
+
+            def ending() -> bool:  # or replaced, after a frame that took too long to wait for
+                return not self._active or threading.current_thread() is not self._worker
+
+            self._lock.wait_for(lambda: ending() or any(camera.waiting for camera in self.cameras))
+            if ending():
+                return None
+            camera = next(camera for camera in self._turns if camera.waiting)
+            self._turns.remove(camera)
+            self._turns.append(camera)
+            (message, came), camera.waiting = camera.waiting, None
+            self.engine.busy_since = time.monotonic()
+            return camera, message, came
+
+    def _handle(self, camera: Camera, message: Message, came: float) -> tuple[str, str]:
+        """Publish what can be made of a frame; returns what became of it and why. Never raises."""
+        started = time.monotonic()
+        if 0 < self._wanted.max_age < self._age(message):
+            return 'dropped', 'older than max_age'
+        times = {'wait': (started - came) * 1e3}
         try:
-            image = self._enhance(message)
-        except (image_codec.MalformedImageError, image_codec.NotAPictureError) as error:
-            self._log_seldom(f'frame refused: {error}', message, error)
-            return 'refused'
+            result = self._make(camera, message, times)
+        except image_codec.ImageError as error:
+            self._log_seldom(f'frame refused: {error}', messages.format_of(message))
+            return 'refused', type(error).__name__
         except Exception as error:
-            self._log_seldom(f'frame passed through: {error}', message, error)
-            image, outcome = message, 'passed_through'
+            self._log_seldom(f'frame dropped: {error}', type(error).__name__)
+            return 'dropped', 'failed'
+        made = time.monotonic()
         try:
-            self._publish(image)
+            self._publish(camera, result.message)
         except Exception as error:
             if self.context.ok():  # else the node is ending, and its publishers with it
-                self._log_seldom(f'frame dropped: {error}', message, error)
-            return 'dropped'
-        return outcome
-
-    def _enhance(self, message: Image) -> Image:
-        enhanced = self._enhancer.enhance(image_codec.decode(message))
-        result = Image(header=message.header)
-        image_codec.encode(enhanced.frame, message.encoding, result)
-        return result
-
-    def _publish(self, image: Image) -> None:
-        camera_info = self._camera_info_of(image)
-        self._image_publisher.publish(image)
-        if camera_info is not None:
-            self._camera_info_publisher.publish(camera_info)
-
-    def _camera_info_of(self, image: Image) -> CameraInfo | None:
-        """The camera info with the image's stamp, or else the latest one, restamped."""
+                self._log_seldom(f'frame dropped: {error}', type(error).__name__)
+            return 'dropped', 'not published'
+        now = time.monotonic()
+        times |= {'publish': (now - made) * 1e3, 'total': (now - came) * 1e3}
         with self._lock:
-            exact = self._camera_infos.get(_stamp(image))
-            latest = next(reversed(self._camera_infos.values()), None)
-        if exact is not None or latest is None:
-            return exact
-        restamped = copy.deepcopy(latest)
-        restamped.header.stamp = image.header.stamp
-        return restamped
+            camera.health.departures.append(now)
+            camera.health.age.append(self._age(message) * 1e3)
+            camera.health.add_times(times)
+        try:
+            self._publish_extras(camera, result)
+        except Exception as error:
+            if self.context.ok():
+                self._log_seldom(f'scores or debug images: {error}', type(error).__name__)
+        return result.outcome, result.cause
 
-    def _log_seldom(self, text: str, message: Image, error: Exception) -> None:
+    def _make(self, camera: Camera, message: Message, times: dict[str, float]) -> _Result:
+        """Enhance a frame, or say why it passes through.
+
+        :raises ImageError: it can be neither.
+        """
+        wanted, start = self._wanted, time.monotonic()
+        as_it_came = messages.can_go_as_it_came(message, wanted)
+        if not wanted.enabled and as_it_came:
+            return _Result(message, 'passed_through', 'disabled')
+        try:
+            frame, encoding = messages.decode(message)
+        except image_codec.UnsupportedEncodingError as error:
+            if not as_it_came:
+                raise
+            self._log_seldom(f'frame passed through: {error}', messages.format_of(message))
+            return _Result(message, 'passed_through', 'encoding')
+        encoding = wanted.output_encoding or encoding
+        times['decode'] = (time.monotonic() - start) * 1e3
+
+        enhanced, cause = None, self._why_not(frame)
+        if not cause:
+            try:
+                enhanced = camera.stream.enhance(frame, stamp_ns(message))
+            except Exception as error:
+                self._failed(error)
+                cause = 'failed'
+            else:
+                self._succeeded()
+                times |= enhanced.milliseconds
+                with self._lock:
+                    camera.health.degradation = enhanced.degradation
+                if enhanced.weight == 0:
+                    cause = 'good' if enhanced.degradation else 'mode off'
+        if cause and as_it_came:
+            return _Result(message, 'passed_through', cause, frame, enhanced)
+        start = time.monotonic()
+        encoded = messages.encode(frame if cause else enhanced.frame, encoding, message, wanted)
+        times['encode'] = (time.monotonic() - start) * 1e3
+        outcome = 'passed_through' if cause else 'enhanced'
+        return _Result(encoded, outcome, cause, frame, enhanced)
+
+    def _why_not(self, frame: np.ndarray) -> str:
+        """Why the network shall not see this frame; empty if it shall."""
+        if not self._wanted.enabled:
+            return 'disabled'
+        if min(frame.shape[:2]) < MIN_SIDE:
+            return f'smaller than {MIN_SIDE}x{MIN_SIDE}'
+        return 'after a failure' if time.monotonic() < self._retry_at else ''
+
+    def _failed(self, error: Exception) -> None:
+        """Leave the network alone for a while; move from a GPU that fails to the CPU."""
+        text = (str(error) or type(error).__name__).splitlines()[0]
+        with self._lock:
+            self.engine.failures += 1
+            self.engine.error = text
+            failures = self.engine.failures
+        pause = min(LAST_RETRY, FIRST_RETRY * 2 ** (failures - 1))
+        self._log_seldom(f'frame passed through: {text}', type(error).__name__)
+        if self._wanted.device == 'auto' and 'cpu' not in self.engine.provider.lower():
+            self.get_logger().error(f'{self.engine.provider} fails, moving to the CPU: {text}')
+            try:
+                self._load_model('cpu')
+            except Exception as worse:
+                self.get_logger().error(f'the CPU cannot take over: {worse}')
+            else:
+                pause, self.engine.fell_back = 0.0, text
+                for camera in self.cameras:
+                    camera.stream = self._enhancer.stream(self._wanted.stream)
+        self._retry_at = time.monotonic() + pause
+
+    def _succeeded(self) -> None:
+        with self._lock:
+            self.engine.failures = 0
+
+    def _publish(self, camera: Camera, message: Message) -> None:
+        stamp = (message.header.stamp.sec, message.header.stamp.nanosec)
+        info = camera.camera_info_of(stamp)
+        camera.images.publish(message)
+        if info is not None:
+            camera.infos.publish(info)
+
+    def _publish_extras(self, camera: Camera, result: _Result) -> None:
+        """What nobody may have to wait for, and only where somebody listens."""
+        header, frame, enhanced = result.message.header, result.frame, result.enhanced
+        if frame is None:
+            return
+        shown = frame if enhanced is None else enhanced.frame
+        if camera.detections is not None:
+            camera.detections.offer(header, shown)
+        if camera.detections_raw is not None:
+            camera.detections_raw.offer(header, frame)
+        if enhanced is not None and camera.degradations.get_subscription_count():
+            message = Vector3Stamped(header=header)
+            scores = enhanced.degradation
+            message.vector.x = scores.get('low_light', 0.0)
+            message.vector.y = scores.get('blur', 0.0)
+            message.vector.z = scores.get('joint', 0.0)
+            camera.degradations.publish(message)
+        if not self._wanted.debug_images:
+            return
+        if camera.side_by_sides.get_subscription_count():
+            pair = debug_images.side_by_side(frame, shown)
+            camera.side_by_sides.publish(messages.image(pair, 'rgb8', header))
+        if camera.heat_maps.get_subscription_count():
+            overlay = debug_images.heat_map(frame, self._enhancer.heatmaps(frame))
+            camera.heat_maps.publish(messages.image(overlay, 'rgb8', header))
+
+    def _age(self, message: Message) -> float:
+        """Seconds since the frame's stamp, on the node's clock."""
+        return (self.get_clock().now().nanoseconds - stamp_ns(message)) * 1e-9
+
+    def _log_seldom(self, text: str, kind: str) -> None:
         """Log each kind of trouble with its first frame and then once a minute."""
-        kind = f'{type(error).__name__} {message.encoding}'
         now = time.monotonic()
         if now - self._logged.get(kind, -LOG_PERIOD) >= LOG_PERIOD:
             if len(self._logged) >= KINDS_REMEMBERED:  # garbage in the encoding: stay small
@@ -204,15 +429,28 @@ class EnhanceNode(Node):
             self.get_logger().error(text)
 
 
-def _stamp(message: Image | CameraInfo) -> tuple[int, int]:
-    return message.header.stamp.sec, message.header.stamp.nanosec
+@dataclass(frozen=True)
+class _Result:
+    """What to publish for a frame, and what is known of it."""
+
+    message: Message
+    outcome: str
+    cause: str = ''
+    frame: np.ndarray | None = None
+    enhanced: Enhanced | None = None
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the node until Ctrl-C; 1 if it could not start."""
+    return run(EnhanceNode, arguments)
+
+
+def run(make: Callable[[], EnhanceNode], arguments: list[str] | None) -> int:
+    """The same for a node that is made in another way."""
     rclpy.init(args=arguments)
     try:
-        node = EnhanceNode()
+        node = make()
+        started = not node.get_parameter('autostart').value or node.start()
     except (KeyboardInterrupt, ExternalShutdownException):
         return 0
     except Exception as error:
@@ -223,13 +461,16 @@ def main(arguments: list[str] | None = None) -> int:
         rclpy.logging.get_logger('enhance').fatal(f'cannot start: {error}')
         rclpy.shutdown()
         return 1
+    if rclpy.ok() and not started:
+        rclpy.shutdown()
+        return 1
     with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
         rclpy.spin(node)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C shall not interrupt the end
-    logger = node.get_logger()
     node.close()
-    node.destroy_node()  # and its way to /rosout, which is closed after Ctrl-C
-    logger.info(str(node.counts))
+    # Not the node's logger, whose way to /rosout is closed after Ctrl-C.
+    rclpy.logging.get_logger('dap_led_ros').info(str(node.counts))
+    node.destroy_node()
     if rclpy.ok():
         rclpy.shutdown()
     return 0

@@ -1,0 +1,312 @@
+"""What the node costs and how it bears load: python -m dap_led_ros.nodes.benchmark overhead|load.
+
+overhead: frames go to a bare relay (a callback that publishes what it got) and to the enhance node
+with a model that does nothing, in turn, each in its own process; the node decodes and encodes in
+full. Printed: medians of the way there and back, and their ratio.
+
+load: 30 frames/s of 640x480 for a minute into the node with an ONNX model of about 80 ms. Printed:
+the age of the results beside the time of one inference, what became of the frames, how long a
+parameter request takes meanwhile, and what the memory does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.srv import GetParameters
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from sensor_msgs.msg import Image
+from tqdm import tqdm
+
+from dap_led_ros import image_codec, sample
+from dap_led_ros.inference.enhancer import Enhanced
+from dap_led_ros.inference.stream import StreamSettings
+from dap_led_ros.nodes import environment
+
+PATIENCE = 30.0
+WARM_UP = 20
+
+
+class NoModel:
+    """An enhancer and its stream that hand back what they get."""
+
+    model, provider = 'none', 'none (CPU)'
+    settings: StreamSettings
+
+    def stream(self, settings: StreamSettings) -> NoModel:
+        """Keep no state."""
+        self.settings = settings
+        return self
+
+    def network(self, frame: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
+        """Do nothing."""
+        return frame, {}
+
+    def enhance(self, frame: np.ndarray, stamp_ns: int | None = None) -> Enhanced:
+        """Do nothing, and say that all of it was done."""
+        return Enhanced(frame, {}, {}, 1.0)
+
+
+class Probe(Node):
+    """Sends frames and waits for them."""
+
+    def __init__(self) -> None:
+        super().__init__('probe')
+        self.arrived = threading.Event()
+        self.received: dict[int, float] = {}
+        self.counts: dict[str, str] = {}
+        self.senders = {}
+        self.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, 5)
+
+    def add(self, name: str) -> None:
+        """Publish name/image_raw, subscribe to name/enhanced/image_raw."""
+        self.senders[name] = self.create_publisher(Image, f'{name}/image_raw', 5)
+        self.create_subscription(Image, f'{name}/enhanced/image_raw', self._on_image, 5)
+
+    def connected(self) -> bool:
+        """Whether all topics have somebody at the other end."""
+        return all(
+            sender.get_subscription_count() and self.count_publishers(f'{name}/enhanced/image_raw')
+            for name, sender in self.senders.items()
+        )
+
+    def send(self, name: str, frame: np.ndarray, number: int) -> float:
+        """Publish a frame; returns when, monotonic."""
+        message = Image()
+        message.header.stamp.sec = number
+        image_codec.encode(frame, 'bgr8', message)
+        self.arrived.clear()
+        start = time.monotonic()
+        self.senders[name].publish(message)
+        return start
+
+    def _on_image(self, message: Image) -> None:
+        self.received[message.header.stamp.sec] = time.monotonic()
+        self.arrived.set()
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        self.counts = {entry.key: entry.value for entry in message.status[0].values}
+
+
+@contextmanager
+def graph(commands: dict[str, list[str]]) -> Iterator[tuple[Probe, dict[str, subprocess.Popen]]]:
+    """Start a process for each name, and a probe that is connected to all of them.
+
+    :raises RuntimeError: they do not find one another.
+    """
+    os.environ.update(environment.additions(environment.find_profile(), os.environ))
+    os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+    os.environ.setdefault('ROS_DOMAIN_ID', str(10 + os.getpid() % 90))
+    log = tempfile.TemporaryFile('w+')  # noqa: SIM115, as long as the processes live
+    rclpy.init()
+    probe, executor = Probe(), SingleThreadedExecutor()
+    for name in commands:
+        probe.add(name)
+    executor.add_node(probe)
+    spinning = threading.Thread(target=executor.spin)
+    spinning.start()
+    nodes = {
+        name: subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        for name, command in commands.items()
+    }
+    try:
+        if not _wait(probe.connected):
+            log.seek(0)
+            raise RuntimeError(f'the nodes did not connect:\n{log.read()}')
+        yield probe, nodes
+    finally:
+        for process in nodes.values():
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        executor.shutdown()
+        spinning.join()
+        rclpy.try_shutdown()
+
+
+def overhead(frames: int, width: int, height: int) -> None:
+    """Print the table of the node against a bare relay."""
+    me = [sys.executable, '-m', 'dap_led_ros.nodes.benchmark']
+    frame = _picture(width, height)
+    times: dict[str, list[float]] = {'relay': [], 'node': []}
+    with graph({'relay': [*me, 'be-relay'], 'node': [*me, 'be-node']}) as (probe, _):
+        for number in tqdm(range(WARM_UP + frames), unit='frame', leave=False):
+            for index, name in enumerate(times):
+                start = probe.send(name, frame, 2 * number + index)
+                if not probe.arrived.wait(PATIENCE):
+                    raise RuntimeError(f'the {name} lost a frame')
+                if number >= WARM_UP:
+                    times[name].append(probe.received[2 * number + index] - start)
+    print(f'{frames} frames of {width}x{height} bgr8, there and back, in turn')
+    print(f'{"":24}median      p95')
+    for name, label in (('relay', 'bare relay'), ('node', 'enhance node, no model')):
+        median, p95 = np.percentile(times[name], [50, 95]) * 1e3
+        print(f'{label:22}{median:6.2f} ms {p95:6.2f} ms')
+    print(f'ratio of the medians  {np.median(times["node"]) / np.median(times["relay"]):6.2f}')
+
+
+def load(seconds: float) -> None:
+    """Print what a minute of too many frames does."""
+    frame = _picture(640, 480)
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder) / 'load.onnx'
+        inference = _write_model(model)
+        command = [sys.executable, '-m', 'dap_led_ros.nodes', 'enhance', '--ros-args']
+        command += ['-r', '__ns:=/node', '-p', f'model:={model}', '-p', 'mode:=always']
+        with graph({'node': command}) as (probe, nodes):
+            client = probe.create_client(GetParameters, '/node/enhance/get_parameters')
+            request = GetParameters.Request(names=['strength'])
+            sent: dict[int, float] = {}
+            answers, memory = [], []
+            start = time.monotonic()
+            for number in tqdm(range(int(seconds * 30)), unit='frame', leave=False):
+                time.sleep(max(0.0, start + number / 30 - time.monotonic()))
+                sent[number] = probe.send('node', frame, number)
+                if number % 15 == 0:
+                    asked = time.monotonic()
+                    future = client.call_async(request)
+                    future.add_done_callback(
+                        lambda _, asked=asked: answers.append(time.monotonic() - asked)
+                    )
+                if number % 30 == 0:
+                    memory.append(_resident(nodes['node'].pid))
+            time.sleep(2.5)  # the last frames, and a diagnostics message after them
+            counts = probe.counts
+    age = np.median([came - sent[n] for n, came in probe.received.items() if n in sent])
+    print(f'{len(sent)} frames of 640x480 at 30 frames/s into a model of {inference * 1e3:.0f} ms')
+    print(f'age of the results      {age * 1e3:6.0f} ms median, {age / inference:.2f} inferences')
+    names = ('received', 'enhanced', 'passed_through', 'dropped', 'refused')
+    print('the node                ' + ', '.join(f'{counts.get(n)} {n}' for n in names))
+    print(f'sent and not received   {len(sent) - int(counts.get("received", 0)):6d}')
+    print(
+        f'parameter request       {np.median(answers) * 1e3:6.1f} ms median, {len(answers)} times'
+    )
+    third = max(1, len(memory) // 3)
+    middle, end = np.median(memory[third : 2 * third]), np.median(memory[-third:])
+    print(
+        f'resident memory         {middle:6.0f} MB in the second third, {end:.0f} MB in the last'
+    )
+
+
+def _write_model(path: Path, target: float = 0.08) -> float:
+    """Write convolutions that take about `target` seconds at 640x480; returns what they take."""
+    import onnx
+    import onnxruntime
+    from onnx import helper, numpy_helper
+
+    rng = np.random.default_rng(0)
+    shapes = {'wide': (16, 3, 3, 3), 'kernel': (16, 16, 3, 3), 'narrow': (3, 16, 3, 3)}
+    tensors = [
+        numpy_helper.from_array(rng.normal(size=shape).astype(np.float32) * 0.05, name)
+        for name, shape in shapes.items()
+    ]
+    frame = np.zeros((1, 3, 480, 640), np.float32)
+    layers, taken = 4, 0.0
+    for _ in range(3):  # the time of one layer is not known before
+        nodes = [helper.make_node('Conv', ['frame', 'wide'], ['x0'], pads=[1] * 4)]
+        for i in range(layers):
+            nodes.append(
+                helper.make_node('Conv', [f'x{i}', 'kernel'], [f'x{i + 1}'], pads=[1] * 4)
+            )
+        nodes.append(
+            helper.make_node('Conv', [f'x{layers}', 'narrow'], ['enhanced'], pads=[1] * 4)
+        )
+        ends = [
+            helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ['B', 3, 'H', 'W'])
+            for name in ('frame', 'enhanced')
+        ]
+        made = helper.make_graph(nodes, 'load', ends[:1], ends[1:], tensors)
+        model = helper.make_model(made, opset_imports=[helper.make_opsetid('', 17)])
+        model.ir_version = 8
+        onnx.save(model, str(path))
+        session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
+        times = []
+        for _ in range(12):
+            start = time.monotonic()
+            session.run(None, {'frame': frame})
+            times.append(time.monotonic() - start)
+        taken = float(np.median(times))
+        layers = max(1, round(layers * target / taken))
+    return taken
+
+
+def _picture(width: int, height: int) -> np.ndarray:
+    picture = next(iter(sample.night_sequence(1)))[0]
+    tiles = (-(-height // picture.shape[0]), -(-width // picture.shape[1]), 1)
+    return np.ascontiguousarray(np.tile(picture, tiles)[:height, :width])
+
+
+def _resident(pid: int) -> float:
+    """Resident memory of a process in MB."""
+    pages = int(Path(f'/proc/{pid}/statm').read_text().split()[1])
+    return pages * os.sysconf('SC_PAGE_SIZE') / 1e6
+
+
+def _wait(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + PATIENCE
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return condition()
+
+
+def _be_relay() -> None:
+    rclpy.init()
+    node = Node('relay')
+    publisher = node.create_publisher(Image, 'relay/enhanced/image_raw', 5)
+    node.create_subscription(Image, 'relay/image_raw', publisher.publish, 5)
+    with suppress(KeyboardInterrupt, ExternalShutdownException):
+        rclpy.spin(node)
+
+
+def _be_node() -> None:
+    from dap_led_ros.nodes.enhance_node import EnhanceNode, run
+
+    run(lambda: EnhanceNode(lambda *_: NoModel()), ['--ros-args', '-r', '__ns:=/node'])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one of the two; 0 when it was measured."""
+    parser = argparse.ArgumentParser(
+        prog='dap_led_ros.nodes.benchmark',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('what', choices=('overhead', 'load', 'be-relay', 'be-node'))
+    parser.add_argument('--frames', type=int, default=300, help='of overhead (300)')
+    parser.add_argument('--size', default='1280x720', help='of overhead (1280x720)')
+    parser.add_argument('--seconds', type=float, default=60.0, help='of load (60)')
+    options = parser.parse_args(arguments)
+    if options.what == 'be-relay':
+        _be_relay()
+    elif options.what == 'be-node':
+        _be_node()
+    else:
+        try:
+            if options.what == 'overhead':
+                overhead(options.frames, *map(int, options.size.split('x')))
+            else:
+                load(options.seconds)
+        except (RuntimeError, ImportError, ValueError) as error:
+            print(f'benchmark: {error}', file=sys.stderr)
+            return 1
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

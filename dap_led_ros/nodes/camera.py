@@ -1,0 +1,227 @@
+"""One camera of the enhance node: its topics, the one frame that waits, and its record."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from geometry_msgs.msg import Vector3Stamped
+from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.exceptions import ParameterAlreadyDeclaredException
+from rclpy.node import Node
+from rclpy.qos import HistoryPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+try:
+    from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
+except ImportError:  # Humble
+    from rclpy.qos_event import PublisherEventCallbacks, SubscriptionEventCallbacks
+
+from dap_led_ros.detection import Detector
+from dap_led_ros.inference.stream import Stream
+from dap_led_ros.nodes.detections import DetectionWorker
+from dap_led_ros.nodes.health import Health
+from dap_led_ros.nodes.parameters import Parameters
+
+CAMERA_INFOS_KEPT = 30
+DEPTH = 5  # deep enough that a burst reaches the node's own slot and counters
+RELIABILITY = {
+    'sensor_data': ReliabilityPolicy.BEST_EFFORT,
+    'best_effort': ReliabilityPolicy.BEST_EFFORT,
+    'reliable': ReliabilityPolicy.RELIABLE,
+}
+Stamp = tuple[int, int]
+
+
+class Camera:
+    """Topics below the camera's name; publishers live as long as this, subscriptions by need."""
+
+    def __init__(
+        self,
+        node: Node,
+        name: str,
+        parameters: Parameters,
+        stream: Stream,
+        on_image: Callable[[Camera, Image | CompressedImage], None],
+        on_change: Callable[[], None],
+    ) -> None:
+        """Create the publishers.
+
+        :param on_image: called with each frame, on the executor's thread.
+        :param on_change: called when somebody has come or gone on a topic: review() is due.
+        :raises ValueError: a reliability in qos_overrides that does not exist.
+        """
+        self.name = name
+        self.stream = stream
+        self.health = Health()
+        self.waiting: tuple[Image | CompressedImage, float] | None = None
+        """The newest frame that no one has taken yet, and when it came (monotonic)."""
+        self.due = 0.0
+        """When the next frame is due under max_rate (monotonic)."""
+        self.detections: DetectionWorker | None = None
+        self.detections_raw: DetectionWorker | None = None
+        self._node, self._on_image, self._on_change = node, on_image, on_change
+        self._prefix = f'{name}/' if name else ''
+        self._infos: OrderedDict[Stamp, CameraInfo] = OrderedDict()
+        self._subscriptions: list[Any] = []
+        self._subscribed_as: ReliabilityPolicy | None = None
+
+        compressed = parameters.input_transport == 'compressed'
+        self._input_type = CompressedImage if compressed else Image
+        # As image_transport names it: beside the image's topic wherever that is remapped to.
+        self.topic = node.resolve_topic_name(f'{self._prefix}image_raw')
+        self.topic += '/compressed' if compressed else ''
+        self._info_topic = node.resolve_topic_name(f'{self._prefix}camera_info')
+        self._qos = self._declare_reliability(parameters.qos)
+
+        compressed = parameters.output_transport != 'raw'
+        topic = node.resolve_topic_name(f'{self._prefix}enhanced/image_raw')
+        self.images = self._publisher(
+            CompressedImage if compressed else Image, topic + ('/compressed' if compressed else '')
+        )
+        self.infos = self._publisher(CameraInfo, f'{self._prefix}enhanced/camera_info')
+        self.degradations = self._publisher(Vector3Stamped, f'{self._prefix}enhanced/degradation')
+        self.heat_maps = self._publisher(Image, f'{self._prefix}enhanced/heat_map')
+        self.side_by_sides = self._publisher(Image, f'{self._prefix}enhanced/side_by_side')
+
+    def detect_with(self, detector: Detector, raw: bool) -> None:
+        """Publish detections in the enhanced frames, and with `raw` in those that came in.
+
+        :raises RuntimeError: vision_msgs is not there.
+        """
+        for name in ('detections', 'detections_raw') if raw else ('detections',):
+            worker = DetectionWorker(
+                self._node,
+                detector,
+                self._prefix + name,
+                background=True,
+                event_callbacks=self._matched(),
+            )
+            setattr(self, name, worker)
+
+    @property
+    def subscribed(self) -> bool:
+        """Whether frames can come in."""
+        return bool(self._subscriptions)
+
+    def review(self, active: bool) -> None:
+        """Subscribe, subscribe otherwise, or unsubscribe: as listeners and publishers are now."""
+        wanted = self._reliability() if active and self._has_listeners() else None
+        if wanted == self._subscribed_as:
+            return
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+        self._subscriptions, self._subscribed_as = [], wanted
+        if wanted is None:
+            return
+        profile = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=DEPTH, reliability=wanted)
+        # Reliability is settled: see _declare_reliability().
+        kinds = (QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.DURABILITY)
+        options = {'qos_overriding_options': QoSOverridingOptions(kinds)}
+        events = _events(
+            SubscriptionEventCallbacks,
+            message_lost=self._on_message_lost,
+            incompatible_qos=lambda _: self._on_change(),
+            matched=lambda _: self._on_change(),
+        )
+        self._subscriptions = [
+            self._node.create_subscription(
+                CameraInfo, self._info_topic, self._on_camera_info, profile, **options
+            ),
+            self._node.create_subscription(
+                self._input_type,
+                self.topic,
+                lambda message: self._on_image(self, message),
+                profile,
+                event_callbacks=events,
+                **options,
+            ),
+        ]
+
+    def camera_info_of(self, stamp: Stamp) -> CameraInfo | None:
+        """The camera info with this stamp, or else the latest one, restamped."""
+        exact = self._infos.get(stamp)
+        latest = next(reversed(list(self._infos.values())), None)
+        if exact is not None or latest is None:
+            return exact
+        restamped = copy.deepcopy(latest)
+        restamped.header.stamp.sec, restamped.header.stamp.nanosec = stamp
+        return restamped
+
+    def destroy(self) -> None:
+        """Leave nothing behind on the node."""
+        self.review(active=False)
+        for worker in (self.detections, self.detections_raw):
+            if worker is not None:
+                worker.close()
+        publishers = (self.images, self.infos, self.degradations)
+        for publisher in (*publishers, self.heat_maps, self.side_by_sides):
+            self._node.destroy_publisher(publisher)
+
+    def _publisher(self, kind: type, topic: str) -> Any:
+        return self._node.create_publisher(
+            kind,
+            topic,
+            DEPTH,
+            event_callbacks=self._matched(),
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        )
+
+    def _matched(self) -> PublisherEventCallbacks:
+        return _events(PublisherEventCallbacks, matched=lambda _: self._on_change())
+
+    def _has_listeners(self) -> bool:
+        publishers = (self.images, self.infos, self.degradations)
+        publishers += (self.heat_maps, self.side_by_sides)
+        workers = (self.detections, self.detections_raw)
+        return any(p.get_subscription_count() for p in publishers) or any(
+            worker is not None and worker.has_listeners() for worker in workers
+        )
+
+    def _declare_reliability(self, default: str) -> str:
+        """Offer the qos override of the subscription's reliability; returns what it shall be.
+
+        rclpy would declare it with what the first subscription had and keep all later ones to it.
+        """
+        name = f'qos_overrides.{self.topic}.subscription.reliability'
+        descriptor = ParameterDescriptor(
+            description='auto (that of the publishers), best_effort or reliable', read_only=True
+        )
+        try:
+            value = self._node.declare_parameter(name, default, descriptor).value
+        except ParameterAlreadyDeclaredException:
+            value = self._node.get_parameter(name).value
+        if value != 'auto' and value not in RELIABILITY:
+            raise ValueError(f'parameter {name} is {value!r}: use auto, best_effort or reliable')
+        return value
+
+    def _reliability(self) -> ReliabilityPolicy:
+        if self._qos != 'auto':
+            return RELIABILITY[self._qos]
+        publishers = self._node.get_publishers_info_by_topic(self.topic)
+        if not publishers:  # no reason to change; and best effort matches whoever will come
+            return self._subscribed_as or ReliabilityPolicy.BEST_EFFORT
+        reliable = all(p.qos_profile.reliability == ReliabilityPolicy.RELIABLE for p in publishers)
+        return ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
+
+    def _on_camera_info(self, message: CameraInfo) -> None:
+        stamp = (message.header.stamp.sec, message.header.stamp.nanosec)
+        infos = self._infos.copy()  # the worker reads the old one meanwhile
+        infos[stamp] = message
+        infos.move_to_end(stamp)
+        if len(infos) > CAMERA_INFOS_KEPT:
+            infos.popitem(last=False)
+        self._infos = infos
+
+    def _on_message_lost(self, event: Any) -> None:
+        self.health.lost += event.total_count_change
+
+
+def _events(kind: type, **callbacks: Callable[[Any], None]) -> Any:
+    """Event callbacks, of those that this ROS has: Humble has no `matched`."""
+    known = inspect.signature(kind.__init__).parameters
+    return kind(**{name: callback for name, callback in callbacks.items() if name in known})

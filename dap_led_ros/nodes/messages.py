@@ -1,0 +1,63 @@
+"""Image and CompressedImage messages <-> frames, as the parameters want them."""
+
+from __future__ import annotations
+
+import numpy as np
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
+
+from dap_led_ros import image_codec
+from dap_led_ros.nodes.parameters import Parameters
+
+Message = Image | CompressedImage
+
+
+def decode(message: Message) -> tuple[np.ndarray, str]:
+    """(H, W, 3) RGB, uint8 or uint16, and the encoding that the result shall have.
+
+    :raises image_codec.ImageError: it is no picture that can be read.
+    """
+    if isinstance(message, CompressedImage):
+        return image_codec.decode_compressed(message)
+    return image_codec.decode(message), image_codec.output_encoding(message.encoding)
+
+
+def encode(frame: np.ndarray, encoding: str, source: Message, wanted: Parameters) -> Message:
+    """The message that goes out for `source`, in the transport of the parameters."""
+    if wanted.output_transport == 'raw':
+        return image(frame, encoding, source.header, source)
+    result = CompressedImage(header=source.header)
+    image_codec.encode_compressed(frame, wanted.output_transport, result, encoding=encoding)
+    return result
+
+
+def image(
+    frame: np.ndarray, encoding: str, header: Header, source: Message | None = None
+) -> Image:
+    """A raw image; its transparency, if the encoding has any, is that of the source."""
+    result = Image(header=header)
+    raw = source if isinstance(source, Image) else None
+    image_codec.encode(frame, encoding, result, raw)
+    return result
+
+
+def can_go_as_it_came(message: Message, wanted: Parameters) -> bool:
+    """Whether the message itself may go out: same transport, same encoding."""
+    if isinstance(message, CompressedImage):
+        return wanted.output_transport != 'raw' and not wanted.output_encoding
+    if wanted.output_transport != 'raw':
+        return False
+    if message.encoding not in image_codec.ENCODINGS:  # nobody knows a better one
+        return not wanted.output_encoding
+    encoding = wanted.output_encoding or image_codec.output_encoding(message.encoding)
+    return message.encoding == encoding
+
+
+def format_of(message: Message) -> str:
+    """What the message says of its encoding."""
+    return message.format if isinstance(message, CompressedImage) else message.encoding
+
+
+def stamp_ns(message: Message) -> int:
+    """Stamp in nanoseconds."""
+    return message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
