@@ -8,6 +8,8 @@ RUNTIME ?= cpu
 # for make demo: a video, a folder of pictures or a rosbag2 folder, and an image topic of the bag
 INPUT ?=
 TOPIC ?=
+# where no ROS is sourced: which one to get from PyPI, kilted or jazzy
+DISTRO ?= kilted
 
 # A sourced ROS 2 has set AMENT_PREFIX_PATH; wheels in some Python environment have not.
 HAS_ROS := $(if $(AMENT_PREFIX_PATH),$(shell $(PYTHON) -c 'import rclpy, sensor_msgs' 2>/dev/null || echo no),no)
@@ -17,8 +19,10 @@ ifeq ($(HAS_ROS),)
   # A ROS compiled for NumPy 1 does not work with NumPy 2.
   NUMPY := $(shell $(PYTHON) -c 'import numpy; print("numpy<2" if numpy.__version__[0] == "1" else "")')
 else
-  VENV := .venv
-  ROS_EXTRA := ,ros
+  VENV := .venv$(if $(filter-out kilted,$(DISTRO)),-pypi-$(DISTRO))
+  ROS_EXTRA := ,ros-$(DISTRO)
+  # The wheels do not set it, and the name of Fast DDS' variable depends on it.
+  export ROS_DISTRO := $(DISTRO)
 endif
 
 RUNTIME_STAMP := $(VENV)/runtime-$(RUNTIME).stamp

@@ -9,17 +9,15 @@ package_name = 'dap_led_ros'
 # Only ONE of the extras `cpu` and `gpu`: both wheels own the folder onnxruntime/ and overwrite
 # each other. OpenCV likewise: one wheel, the headless one. `dap-led doctor` finds a mixed install.
 opencv = ['opencv-python-headless>=4.8,<6']
+ros = ['rclpy', 'sensor-msgs', 'diagnostic-msgs', 'lifecycle-msgs', 'std-srvs', 'rmw-fastrtps-cpp']
 extras = {
     'cpu': ['onnxruntime>=1.17,<2', *opencv],  # the network on a CPU; images and video
     'gpu': ['onnxruntime-gpu>=1.17,<2', *opencv],  # the same with CUDA
     'bags': ['rosbags>=0.10,<0.12'],  # reads rosbag2 folders without a ROS installation
-    'ros': [  # ROS 2 itself, for machines that have none (CPython 3.10 to 3.13, x86_64)
-        'ros-kilted-rclpy',
-        'ros-kilted-sensor-msgs',
-        'ros-kilted-diagnostic-msgs',
-        'ros-kilted-std-srvs',
-        'ros-kilted-rmw-fastrtps-cpp',
-    ],
+    # ROS 2 itself, for machines that have none (CPython 3.10 to 3.13, x86_64)
+    'ros': [f'ros-kilted-{name}' for name in ros],
+    'ros-kilted': [f'ros-kilted-{name}' for name in ros],
+    'ros-jazzy': [f'ros-jazzy-{name}' for name in ros],
     'train': [
         'torch>=2.4,<3',  # networks and training
         'torchvision>=0.19,<1',  # open_clip imports it; of the same release as torch

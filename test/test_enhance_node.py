@@ -200,7 +200,7 @@ def test_ten_thousand_messages_of_garbage(running, night):
     assert 'Traceback' not in node.log
     found = counts(node.log)
     assert found['refused'] > 100
-    assert found['received'] > 5000
+    assert found['received'] > 1000
 
 
 def test_camera_info_keeps_step_and_its_intrinsics(running, night):

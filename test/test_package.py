@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import os
 import re
 import shutil
 import subprocess
@@ -27,6 +29,43 @@ def test_package_xml_and_setup_py_agree():
     assert 'Apache License' in (ROOT / 'LICENSE').read_text()
     assert MANIFEST.findtext('export/build_type') == 'ament_python'
     assert (ROOT / 'resource' / MANIFEST.findtext('name')).is_file()
+
+
+ROSDEP_KEYS = {'cv2': 'python3-opencv', 'numpy': 'python3-numpy', 'tqdm': 'python3-tqdm'}
+OF_EXTRAS = {'jinja2', 'matplotlib', 'mcap', 'onnx', 'open_clip', 'plotly', 'rosbags', 'ruamel'}
+OF_EXTRAS |= {'onnxruntime', 'ray', 'safetensors', 'torch', 'ultralytics', 'zstandard'}
+
+
+def test_package_xml_names_what_the_code_imports_and_no_more():
+    """On a ROS machine rosdep installs that; the extras of setup.py are installed by hand."""
+    imported = set()
+    for path in (*ROOT.glob('dap_led_ros/**/*.py'), *ROOT.glob('launch/*.py')):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {name.name.split('.')[0] for name in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add(node.module.split('.')[0])
+    imported -= sys.stdlib_module_names | OF_EXTRAS | {'dap_led_ros'}
+    declared = {depend.text for depend in MANIFEST.iter('exec_depend')}
+    assert declared == {ROSDEP_KEYS.get(name, name) for name in imported}
+
+
+def test_the_containers_and_the_ci_are_of_the_same_distributions():
+    yaml = pytest.importorskip('yaml')
+    jobs = yaml.safe_load((ROOT / '.github/workflows/ci.yml').read_text())['jobs']
+    distros = {'humble', 'jazzy', 'kilted'}
+    assert set(jobs['ros']['strategy']['matrix']['distro']) == distros
+    built = jobs['docker']['strategy']['matrix']['include']
+    assert {build['distro'] for build in built} == distros
+    dockerfile = (ROOT / 'docker' / 'Dockerfile').read_text()
+    declared = re.findall(r'^ARG (\w+)=(\w+)$', dockerfile, re.MULTILINE)
+    assert dict(declared) == {'ROS_DISTRO': 'jazzy', 'RUNTIME': 'cpu'}
+    for name, _ in declared:
+        assert re.search(rf'\$\{{?{name}\b', dockerfile)
+    runtimes = set(re.findall(r'^ +(\w+)\) wheel=', dockerfile, re.MULTILINE))
+    assert runtimes == {build['runtime'] for build in built} == {'cpu', 'gpu'}
+    for source in re.findall(r'^COPY (?:--\S+ )*(\S+) ', dockerfile, re.MULTILINE):
+        assert (ROOT / source).exists()
 
 
 def test_the_run_time_needs_no_torch():
@@ -58,7 +97,9 @@ def test_everything_that_ships_is_installed(tmp_path):
         'share/ament_index/resource_index/packages/dap_led_ros',
         'share/dap_led_ros/package.xml',
         'share/dap_led_ros/launch/enhance.launch.py',
+        'share/dap_led_ros/launch/multi_camera.launch.py',
         'share/dap_led_ros/config/enhance.yaml',
+        'share/dap_led_ros/config/detect.yaml',
         'share/dap_led_ros/config/fastdds_large_images.xml',
     ):
         assert path in installed
@@ -69,27 +110,69 @@ def test_the_commented_yaml_has_exactly_the_parameters_of_the_node():
     pytest.importorskip('rclpy', reason='no ROS 2 here')
     from dataclasses import fields
 
-    from dap_led_ros.nodes.parameters import Parameters
+    from dap_led_ros.nodes import detections, parameters
 
-    content = yaml.safe_load((ROOT / 'config' / 'enhance.yaml').read_text())
-    assert set(content['/**']['ros__parameters']) == {f.name for f in fields(Parameters)}
-
-
-def test_the_readme_names_every_parameter_topic_and_launch_argument():
+    names = {parameters.ros_name(spec) for spec in fields(parameters.Parameters)}
+    names |= {f'detect.{spec.name}' for spec in fields(detections.Settings)}
+    content = yaml.safe_load((ROOT / 'config' / 'enhance.yaml').read_text())['/**']
+    written = content['ros__parameters']
+    written |= {f'detect.{name}': value for name, value in written.pop('detect').items()}
+    assert set(written) == names
     readme = (ROOT / 'README.md').read_text()
-    launch = (ROOT / 'launch' / 'enhance.launch.py').read_text()
-    arguments = re.findall(r"DeclareLaunchArgument\(\s*'(\w+)'", launch)
-    assert len(arguments) == 8
+    for spec in fields(parameters.Parameters):
+        name = parameters.ros_name(spec)
+        default = list(spec.default) if isinstance(spec.default, tuple) else spec.default
+        assert written[name] == default, name
+        row = re.search(rf'^\| `{re.escape(name)}` \| `(.*?)` \|', readme, re.MULTILINE)
+        if not name.startswith('detect.'):
+            assert yaml.safe_load(row[1]) == default, f'README: {name}'
+
+
+def test_enhancing_leaves_no_trace_in_the_home_folder(tmp_path):
+    """ONNX Runtime, left to itself, makes an identity for its usage reports there."""
+    pytest.importorskip('onnxruntime')
+    code = (
+        'import numpy as np; from dap_led_ros.inference import Enhancer; '
+        'Enhancer.load().enhance(np.zeros((32, 32, 3), np.uint8))'
+    )
+    variables = {n: v for n, v in os.environ.items() if not n.startswith(('XDG_', 'ORT_'))}
+    command = [sys.executable, '-c', code]
+    subprocess.run(command, check=True, cwd=ROOT, env={**variables, 'HOME': str(tmp_path)})
+    assert list(tmp_path.rglob('*')) == []
+
+
+LAUNCH_FILES = sorted(path.name for path in (ROOT / 'launch').glob('*.launch.py'))
+DECLARED = re.compile(r"DeclareLaunchArgument\(\s*'(\w+)'")
+
+
+def launch_text(name: str) -> str:
+    return (ROOT / 'launch' / name).read_text()
+
+
+def test_the_readme_names_every_parameter_and_topic():
+    readme = (ROOT / 'README.md').read_text()
     config = (ROOT / 'config' / 'enhance.yaml').read_text()
-    parameters = re.findall(r'^    (\w+):', config, re.MULTILINE)
+    parameters = re.findall(r'^    ([\w.]+):', config, re.MULTILINE)
+    assert parameters
     topics = ('image_raw', 'camera_info', 'enhanced/image_raw', 'enhanced/camera_info')
-    for name in (*arguments, *parameters, *topics):
+    for name in (*parameters, *topics):
         assert f'`{name}`' in readme, name
+
+
+@pytest.mark.parametrize('name', LAUNCH_FILES)
+def test_launch_arguments_are_used_and_in_the_readme(name):
+    launch, readme = launch_text(name), (ROOT / 'README.md').read_text()
+    arguments = DECLARED.findall(launch)
+    assert arguments
+    assert name in readme
+    body = DECLARED.sub('', launch)
     for argument in arguments:
-        assert re.search(rf"value\('{argument}'\)|'{argument}'[,\)]", launch.split('def ', 1)[1])
+        assert f"'{argument}'" in body, f'{argument} is declared and used by nothing'
+        assert f'`{argument}`' in readme, argument
 
 
-def test_the_launch_file_shows_its_arguments(tmp_path):
+@pytest.mark.parametrize('name', LAUNCH_FILES)
+def test_launch_files_show_their_arguments(name):
     pytest.importorskip('launch_ros', reason='launch_ros is not on PyPI: source a ROS 2')
     from ament_index_python.packages import get_package_share_directory
 
@@ -98,10 +181,10 @@ def test_the_launch_file_shows_its_arguments(tmp_path):
     except LookupError:
         pytest.skip('dap_led_ros is not built by colcon, or not sourced')
     shown = subprocess.run(
-        ['ros2', 'launch', 'dap_led_ros', 'enhance.launch.py', '--show-args'],
+        ['ros2', 'launch', 'dap_led_ros', name, '--show-args'],
         check=True,
         capture_output=True,
         text=True,
     ).stdout
-    for argument in ('image', 'camera_info', 'namespace', 'params_file', 'model', 'device'):
+    for argument in DECLARED.findall(launch_text(name)):
         assert f"'{argument}':" in shown

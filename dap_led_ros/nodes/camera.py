@@ -60,6 +60,8 @@ class Camera:
         self.health = Health()
         self.waiting: tuple[Image | CompressedImage, float] | None = None
         """The newest frame that no one has taken yet, and when it came (monotonic)."""
+        self.needed = False
+        """Whether somebody listens to what this camera would give."""
         self.due = 0.0
         """When the next frame is due under max_rate (monotonic)."""
         self.detections: DetectionWorker | None = None
@@ -103,14 +105,10 @@ class Camera:
             )
             setattr(self, name, worker)
 
-    @property
-    def subscribed(self) -> bool:
-        """Whether frames can come in."""
-        return bool(self._subscriptions)
-
     def review(self, active: bool) -> None:
         """Subscribe, subscribe otherwise, or unsubscribe: as listeners and publishers are now."""
-        wanted = self._reliability() if active and self._has_listeners() else None
+        self.needed = active and self._has_listeners()
+        wanted = self._reliability() if self.needed else None
         if wanted == self._subscribed_as:
             return
         for subscription in self._subscriptions:
@@ -199,12 +197,16 @@ class Camera:
             raise ValueError(f'parameter {name} is {value!r}: use auto, best_effort or reliable')
         return value
 
-    def _reliability(self) -> ReliabilityPolicy:
+    def _reliability(self) -> ReliabilityPolicy | None:
+        """What to subscribe with; None while there is nobody to decide it.
+
+        To guess and to change it when the camera comes would lose the camera's first frames.
+        """
         if self._qos != 'auto':
             return RELIABILITY[self._qos]
         publishers = self._node.get_publishers_info_by_topic(self.topic)
-        if not publishers:  # no reason to change; and best effort matches whoever will come
-            return self._subscribed_as or ReliabilityPolicy.BEST_EFFORT
+        if not publishers:  # no reason to change
+            return self._subscribed_as
         reliable = all(p.qos_profile.reliability == ReliabilityPolicy.RELIABLE for p in publishers)
         return ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
 

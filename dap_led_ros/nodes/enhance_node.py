@@ -10,7 +10,6 @@ Parameters are in parameters.py, a camera's topics in camera.py, diagnostics in 
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import sys
 import threading
@@ -66,7 +65,7 @@ class EnhanceNode(LifecycleNode):
         self._worker: threading.Thread | None = None
         self._retry_at = 0.0
         self._logged: dict[str, float] = {}
-        self._timer: Any = None
+        self._own_timers: list[Any] = []
         self._diagnostics: Any = None
         self._enable: Any = None
         parameters.declare(self)
@@ -97,7 +96,10 @@ class EnhanceNode(LifecycleNode):
             self._enable = self.create_service(SetBool, '~/enable', self._on_enable)
             # On the steady clock: a stopped simulation does not stop the reports.
             steady = Clock(clock_type=ClockType.STEADY_TIME)
-            self._timer = self.create_timer(1.0, self._on_timer, clock=steady)
+            self._own_timers = [
+                self.create_timer(0.1, self._review, clock=steady),  # what no event tells
+                self.create_timer(1.0, self._report, clock=steady),
+            ]
         except Exception as error:
             self.get_logger().error(f'cannot configure: {error}')
             self.on_cleanup(state)
@@ -129,14 +131,16 @@ class EnhanceNode(LifecycleNode):
         for camera in cameras:
             camera.destroy()
             self._past += camera.health.counts
+        for timer in self._own_timers:
+            self.destroy_timer(timer)
         for entity, destroy in (
-            (self._timer, self.destroy_timer),
             (self._enable, self.destroy_service),
             (self._diagnostics, self.destroy_publisher),
         ):
             if entity is not None:
                 destroy(entity)
-        self._timer = self._enable = self._diagnostics = self._enhancer = None
+        self._own_timers = []
+        self._enable = self._diagnostics = self._enhancer = None
         return super().on_cleanup(state)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -226,8 +230,7 @@ class EnhanceNode(LifecycleNode):
         for camera in self.cameras:
             camera.review(self._active)
 
-    def _on_timer(self) -> None:
-        self._review()  # what has no event, or lost it
+    def _report(self) -> None:
         report = DiagnosticArray()
         report.header.stamp = self.get_clock().now().to_msg()
         now = self._wanted
@@ -238,7 +241,7 @@ class EnhanceNode(LifecycleNode):
                     camera.health,
                     self.engine,
                     topic=camera.topic,
-                    subscribed=camera.subscribed,
+                    needed=camera.needed,
                     enabled=now.enabled and now.mode != 'off',
                     latency_budget=now.latency_budget,
                     stuck_after=now.stuck_after,
@@ -354,7 +357,12 @@ class EnhanceNode(LifecycleNode):
         if not self._wanted.enabled:
             return 'disabled'
         if min(frame.shape[:2]) < MIN_SIDE:
-            return f'smaller than {MIN_SIDE}x{MIN_SIDE}'
+            least = f'{MIN_SIDE}x{MIN_SIDE}'
+            height, width = frame.shape[:2]
+            self._log_seldom(
+                f'frame passed through: {width}x{height}: the least is {least}', least
+            )
+            return f'smaller than {least}'
         return 'after a failure' if time.monotonic() < self._retry_at else ''
 
     def _failed(self, error: Exception) -> None:
@@ -464,8 +472,13 @@ def run(make: Callable[[], EnhanceNode], arguments: list[str] | None) -> int:
     if rclpy.ok() and not started:
         rclpy.shutdown()
         return 1
-    with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
+    try:
         rclpy.spin(node)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except Exception:
+        if rclpy.ok():  # else Ctrl-C took the middleware away under a callback
+            raise
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C shall not interrupt the end
     node.close()
     # Not the node's logger, whose way to /rosout is closed after Ctrl-C.

@@ -97,7 +97,7 @@ def diagnose(
     engine: Engine,
     *,
     topic: str,
-    subscribed: bool,
+    needed: bool,
     enabled: bool,
     latency_budget: float,
     stuck_after: float,
@@ -105,6 +105,7 @@ def diagnose(
     """One camera's status, the worst finding first.
 
     :param name: of the status; conventionally 'node: task'.
+    :param needed: whether somebody listens.
     :param latency_budget: seconds.
     :param stuck_after: seconds.
     """
@@ -121,7 +122,7 @@ def diagnose(
         findings.append(
             (DiagnosticStatus.ERROR, f'{engine.failures} failures in a row: {engine.error}')
         )
-    if subscribed and (silence is None or silence > SILENCE):
+    if needed and (silence is None or silence > SILENCE):
         findings.append((DiagnosticStatus.STALE, f'no images on {topic}'))
     if newly_lost:
         findings.append((DiagnosticStatus.WARN, f'{newly_lost} images lost: {LOSS_REMEDY}'))
@@ -133,7 +134,7 @@ def diagnose(
         findings.append(
             (DiagnosticStatus.WARN, f'latency {latency:.0f} ms, budget {latency_budget:.3g} s')
         )
-    if not subscribed:
+    if not needed:
         findings.append((DiagnosticStatus.OK, 'idle: nobody listens'))
     elif not enabled:
         findings.append((DiagnosticStatus.OK, 'disabled: frames pass through'))
