@@ -13,7 +13,10 @@ ros = ['rclpy', 'sensor-msgs', 'diagnostic-msgs', 'lifecycle-msgs', 'std-srvs', 
 extras = {
     'cpu': ['onnxruntime>=1.17,<2', *opencv],  # the network on a CPU; images and video
     'gpu': ['onnxruntime-gpu>=1.17,<2', *opencv],  # the same with CUDA
-    'bags': ['rosbags>=0.10,<0.12'],  # reads rosbag2 folders without a ROS installation
+    # reads and writes rosbag2 without a ROS installation, damaged and compressed ones too
+    'bags': ['rosbags>=0.11,<0.12', 'mcap>=1.2,<2', 'zstandard>=0.20,<1'],
+    'report': ['jinja2>=3.1,<4', 'plotly>=5,<8'],  # dap-led replay: one page, works offline
+    'ray': ['ray>=2.9,<3'],  # dap-led replay --ray: many bags on a cluster
     # ROS 2 itself, for machines that have none (CPython 3.10 to 3.13, x86_64)
     'ros': [f'ros-kilted-{name}' for name in ros],
     'ros-kilted': [f'ros-kilted-{name}' for name in ros],
@@ -66,6 +69,7 @@ setup(
             'weights/priors/*.*',
             'weights/priors/*/*',
             'sample/*',
+            'evaluation/templates/*',
         ],
         'dap_led_training': ['configs/*.yaml'],
     },
@@ -87,6 +91,7 @@ setup(
             'dap-led = dap_led_ros.cli:main',
             'enhance_node = dap_led_ros.nodes.__main__:enhance',
             'detect_node = dap_led_ros.nodes.__main__:detect',
+            'player_node = dap_led_ros.nodes.__main__:player',
         ],
     },
 )

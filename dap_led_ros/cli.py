@@ -1,4 +1,4 @@
-"""The command line: dap-led enhance | doctor."""
+"""The command line: dap-led enhance | replay | compare | doctor."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 # Only what a broken installation has too: `dap-led doctor` must run where OpenCV does not.
 from dap_led_ros import doctor
+from dap_led_ros.evaluation.commands import add_commands as add_evaluation
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,6 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     enhance.add_argument('--device', default='auto', help='auto, cpu or cuda')
     enhance.add_argument('--overwrite', action='store_true', help='replace files that exist')
     enhance.set_defaults(run=_enhance)
+    add_evaluation(commands)
     commands.add_parser('doctor', help='check this installation').set_defaults(run=_doctor)
     options = parser.parse_args(arguments)
     try:

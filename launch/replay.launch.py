@@ -56,7 +56,7 @@ def _nodes(context):
     )
     player = Node(
         package='dap_led_ros',
-        executable='player',
+        executable='player_node',
         name='player',
         output='screen',
         parameters=[

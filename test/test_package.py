@@ -33,7 +33,15 @@ def test_package_xml_and_setup_py_agree():
 
 ROSDEP_KEYS = {'cv2': 'python3-opencv', 'numpy': 'python3-numpy', 'tqdm': 'python3-tqdm'}
 OF_EXTRAS = {'jinja2', 'matplotlib', 'mcap', 'onnx', 'open_clip', 'plotly', 'rosbags', 'ruamel'}
-OF_EXTRAS |= {'onnxruntime', 'ray', 'safetensors', 'torch', 'ultralytics', 'zstandard'}
+OF_EXTRAS |= {
+    'onnxruntime',
+    'onnxscript',
+    'ray',
+    'safetensors',
+    'torch',
+    'ultralytics',
+    'zstandard',
+}
 
 
 def test_package_xml_names_what_the_code_imports_and_no_more():

@@ -1,0 +1,1 @@
+"""Judge enhancement on recorded bags: replay, measure, report, compare. Knows no ROS, no torch."""

@@ -1,0 +1,68 @@
+"""The commands replay and compare. Imports what they need when they run, for the others' sake."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add_commands(commands: Any) -> None:
+    """Add both to the sub-parsers of dap-led."""
+    replay = commands.add_parser('replay', help='enhance a rosbag2 and report what that did to it')
+    add = replay.add_argument
+    add(
+        'bag',
+        type=Path,
+        nargs='+',
+        metavar='BAG',
+        help='folder of a rosbag2, or an .mcap or .db3 file; of several, one report in all',
+    )
+    add('--out', type=Path, required=True, help='folder for the bag, the video and the report')
+    add(
+        '--topic',
+        action='append',
+        default=[],
+        help='image topic to enhance, may be given again; default: all of colour or grey',
+    )
+    add('--model', default='nano', help='name, or path of an .onnx or .safetensors file')
+    add('--device', default='auto', help='auto, cpu or cuda')
+    add('--detect', metavar='WEIGHTS', help='YOLO model: count detections before and after')
+    add('--allow-pickle', action='store_true', help='open .pt WEIGHTS, which may execute anything')
+    add(
+        '--reference',
+        action='append',
+        default=[],
+        metavar='[CAMERA=]TOPIC',
+        help='topic with what a perfect camera would have seen, at equal stamps: PSNR, SSIM',
+    )
+    add('--no-features', dest='features', action='store_false', help='without ORB features')
+    add('--no-video', dest='video', action='store_false', help='without side-by-side videos')
+    add(
+        '--format', choices=('mcap', 'sqlite3'), help='of the bag that is written; default: as BAG'
+    )
+    add('--humble', action='store_true', help='write a bag that ROS 2 Humble and Iron can read')
+    add('--resume', action='store_true', help='go on with a run that was interrupted')
+    add('--ray', action='store_true', help='spread several BAGs over a Ray cluster')
+    replay.set_defaults(run=_replay)
+
+    compare = commands.add_parser('compare', help='compare two runs of replay on the same bag')
+    compare.add_argument('a', type=Path, metavar='OUT_A')
+    compare.add_argument('b', type=Path, metavar='OUT_B')
+    compare.add_argument('--out', type=Path, metavar='FILE.html', help='also write a page')
+    compare.set_defaults(run=_compare)
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from dap_led_ros.evaluation import fleet, replay
+
+    if len(options.bag) > 1 or options.ray:
+        return fleet.run(options)
+    options.bag = options.bag[0]
+    return replay.run(options)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from dap_led_ros.evaluation import compare
+
+    return compare.run(options)

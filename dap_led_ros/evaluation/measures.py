@@ -1,0 +1,330 @@
+"""What is measured of frames, each with its definition. NumPy and OpenCV only.
+
+Frames are (H, W, 3) uint8 RGB; luma is BT.601, 0 to 255, as (H, W) uint8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+
+class Measure(NamedTuple):
+    """A measure as tables show it."""
+
+    title: str
+    unit: str
+    better: int
+    """1: more is better; -1: less is; 0: neither by itself."""
+    definition: str
+
+
+PER_FRAME = {
+    'brightness': Measure('brightness', 'grey levels', 0, 'mean luma (BT.601), 0 to 255'),
+    'contrast': Measure('contrast', 'grey levels', 1, 'standard deviation of luma'),
+    'sharpness': Measure(
+        'sharpness',
+        'grey levels²',
+        1,
+        'gradient energy: mean of gx² + gy², central differences of luma. Brightening by a factor '
+        'raises it by that factor squared, and noise raises it too: read it beside noise',
+    ),
+    'noise': Measure(
+        'noise',
+        'grey levels',
+        -1,
+        'standard deviation of the noise in luma by Immerkær (1996): mean absolute response of a '
+        'mask that no plane and no straight edge excites. Brightening raises it like sharpness',
+    ),
+    'saturated': Measure(
+        'saturated', '%', -1, 'share of pixels with a channel of 250 or more: light that is lost'
+    ),
+    'flicker': Measure(
+        'flicker',
+        '%',
+        -1,
+        'change of mean luma since the frame before, as a share of the mean of both',
+    ),
+    'keypoints': Measure('ORB features', 'per frame', 1, 'ORB keypoints found, 1000 at the most'),
+    'matches': Measure(
+        'ORB matches',
+        'per frame',
+        1,
+        'mutual nearest neighbours among the descriptors of a frame and the one before it, that '
+        'pass the ratio test at 0.8',
+    ),
+    'inliers': Measure(
+        'inlier matches',
+        'per frame',
+        1,
+        'matches that agree with one fundamental matrix within 1 pixel (RANSAC): what a visual '
+        'odometry can use',
+    ),
+    'inlier_ratio': Measure('inlier ratio', '', 1, 'inlier matches / matches'),
+    'psnr': Measure('PSNR', 'dB', 1, 'against the reference, all channels'),
+    'ssim': Measure(
+        'SSIM', '', 1, 'against the reference, on luma, Gaussian window of 11 pixels, sigma 1.5'
+    ),
+    'detections': Measure(
+        'detections',
+        'per frame',
+        1,
+        'objects that the detector reports with a score of 0.25 or more',
+    ),
+    'confidence': Measure('confidence', '', 1, 'mean score of the detections of a frame'),
+}
+"""Measured before and after enhancement."""
+
+PER_PAIR = {
+    'gain': Measure('gain', 'times', 0, 'brightness after / brightness before'),
+    'change': Measure(
+        'change', 'grey levels', 0, 'mean absolute difference between after and before'
+    ),
+    'harm': Measure(
+        'perhaps harmed',
+        '%',
+        -1,
+        'the worst of: share of inlier matches lost, share of detections lost, share of pixels '
+        'newly saturated, and PSNR lost as a share of 10 dB; 0 if none got worse',
+    ),
+    'latency': Measure('latency', 'ms', -1, 'time of one enhancement, steady clock'),
+    'low_light': Measure('low light', '', 0, 'degradation score of the frame before, 0 to 1'),
+    'blur': Measure('blur', '', 0, 'degradation score of the frame before, 0 to 1'),
+}
+"""Measured once for a frame and its enhanced copy."""
+
+FEATURES = 1000
+RATIO = 0.8
+WEAKEST, SURE, TRUE = 0.05, 0.25, 0.5
+"""Scores from which detections are kept, counted, and on the reference taken for true."""
+PRECISIONS = (0.8, 0.9, 0.95)
+_IMMERKAER = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
+
+
+def luma(frame: np.ndarray) -> np.ndarray:
+    """Luma of a frame."""
+    return cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+
+
+def basic(frame: np.ndarray, grey: np.ndarray) -> dict[str, float]:
+    """Brightness, contrast, sharpness, noise and saturated share of a frame and its luma."""
+    mean, deviation = cv2.meanStdDev(grey)
+    gx = cv2.subtract(grey[1:-1, 2:], grey[1:-1, :-2], dtype=cv2.CV_32F)
+    gy = cv2.subtract(grey[2:, 1:-1], grey[:-2, 1:-1], dtype=cv2.CV_32F)
+    energy = (cv2.norm(gx, cv2.NORM_L2SQR) + cv2.norm(gy, cv2.NORM_L2SQR)) / 4 / gx.size
+    response = cv2.filter2D(grey, cv2.CV_16S, _IMMERKAER)[1:-1, 1:-1]
+    noise = cv2.norm(response, cv2.NORM_L1) / response.size * np.sqrt(np.pi / 2) / 6
+    clipped = cv2.inRange(frame, (0, 0, 0), (249, 249, 249))
+    return {
+        'brightness': float(mean[0, 0]),
+        'contrast': float(deviation[0, 0]),
+        'sharpness': float(energy),
+        'noise': float(noise),
+        'saturated': 100 * (1 - cv2.countNonZero(clipped) / clipped.size),
+    }
+
+
+def flicker(brightness: float, before: float) -> float:
+    """Relative change of brightness in percent."""
+    return 200 * abs(brightness - before) / max(brightness + before, 1e-6)
+
+
+class Features:
+    """ORB features, each frame matched with the one before it."""
+
+    def __init__(self) -> None:
+        """Begin without a frame before."""
+        self._orb = cv2.ORB_create(FEATURES)
+        self._matcher = cv2.BFMatcher(cv2.NORM_HAMMING)
+        self._before: tuple[Any, Any] | None = None
+
+    def measure(self, grey: np.ndarray) -> dict[str, float]:
+        """Keypoints, and from the second frame on matches, inliers and their ratio."""
+        keypoints, descriptors = self._orb.detectAndCompute(grey, None)
+        points = cv2.KeyPoint_convert(keypoints)
+        found = {'keypoints': float(len(keypoints))}
+        if self._before is not None:
+            found |= self._match(points, descriptors, *self._before)
+        self._before = points, descriptors
+        return found
+
+    def _match(self, points: Any, descriptors: Any, points_b: Any, other: Any) -> dict[str, float]:
+        pairs: list[tuple[int, int]] = []
+        if descriptors is not None and other is not None and min(len(descriptors), len(other)) > 1:
+            forth = self._nearest(descriptors, other)
+            back = self._nearest(other, descriptors)
+            pairs = [(a, b) for a, b in forth.items() if back.get(b) == a]
+        inliers = 0
+        if len(pairs) >= 8:
+            a, b = (np.array(side) for side in zip(*pairs))
+            cv2.setRNGSeed(0)
+            _, mask = cv2.findFundamentalMat(
+                points[a], points_b[b], cv2.FM_RANSAC, 1.0, 0.99, maxIters=500
+            )
+            inliers = 0 if mask is None else int(mask.sum())
+        ratio = {'inlier_ratio': inliers / len(pairs)} if pairs else {}
+        return {'matches': float(len(pairs)), 'inliers': float(inliers), **ratio}
+
+    def _nearest(self, of: np.ndarray, among: np.ndarray) -> dict[int, int]:
+        """Nearest neighbours that are clearly nearer than the second."""
+        return {
+            best.queryIdx: best.trainIdx
+            for best, second in self._matcher.knnMatch(of, among, k=2)
+            if best.distance < RATIO * second.distance
+        }
+
+
+def full_reference(frame: np.ndarray, reference: np.ndarray) -> dict[str, float]:
+    """PSNR and SSIM of frames of one size."""
+    return {'psnr': cv2.PSNR(frame, reference), 'ssim': ssim(luma(frame), luma(reference))}
+
+
+def ssim(a: np.ndarray, b: np.ndarray) -> float:
+    """Structural similarity (Wang et al. 2004) of two lumas, where the window fits inside."""
+    x, y = a.astype(np.float32), b.astype(np.float32)
+
+    def mean(image: np.ndarray) -> np.ndarray:
+        return cv2.GaussianBlur(image, (11, 11), 1.5)[5:-5, 5:-5]
+
+    mx, my = mean(x), mean(y)
+    vx, vy, covariance = mean(x * x) - mx * mx, mean(y * y) - my * my, mean(x * y) - mx * my
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    index = (2 * mx * my + c1) * (2 * covariance + c2)
+    return float((index / ((mx * mx + my * my + c1) * (vx + vy + c2))).mean())
+
+
+def harm(before: dict[str, float], after: dict[str, float]) -> tuple[float, str]:
+    """How much the worst of the measures lost, in percent, and which one that is."""
+    losses = {
+        'inlier matches lost': _share_lost(before.get('inliers'), after.get('inliers'), 20),
+        'detections lost': _share_lost(before.get('detections'), after.get('detections'), 1),
+        'newly saturated': after['saturated'] - before['saturated'],
+        'PSNR lost': 10 * (before.get('psnr', 0.0) - after.get('psnr', 0.0)),
+    }
+    worst = max(losses, key=losses.__getitem__)
+    return (losses[worst], worst) if losses[worst] > 0 else (0.0, '')
+
+
+def _share_lost(before: float | None, after: float | None, least: float) -> float:
+    """Percent lost; of fewer than `least` it means nothing."""
+    if before is None or after is None or before < least:
+        return 0.0
+    return 100 * (1 - after / before)
+
+
+class Tracks:
+    """Detections followed from frame to frame: the same class, overlap of at least 0.3 (IoU)."""
+
+    def __init__(self) -> None:
+        """Begin without objects."""
+        self._alive: list[tuple[int, np.ndarray, int]] = []
+
+    def follow(self, boxes: np.ndarray, class_ids: np.ndarray) -> list[tuple[int, int]]:
+        """Take a frame's detections; (class id, frames) of the tracks that ended before it."""
+        grown: list[tuple[int, np.ndarray, int]] = []
+        free = list(self._alive)
+        for box, class_id in zip(boxes, class_ids):
+            same = [track for track in free if track[0] == class_id]
+            overlaps = [iou(box, track[1]) for track in same]
+            if overlaps and max(overlaps) >= 0.3:
+                track = same[int(np.argmax(overlaps))]
+                free = [other for other in free if other is not track]
+                grown.append((int(class_id), box, track[2] + 1))
+            else:
+                grown.append((int(class_id), box, 1))
+        self._alive = grown
+        return [(class_id, length) for class_id, _, length in free]
+
+    def end(self) -> list[tuple[int, int]]:
+        """(class id, frames) of the tracks that were still going on."""
+        return self.follow(np.empty((0, 4)), np.empty(0, int))
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over union of two boxes (left, top, right, bottom)."""
+    size = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
+    if (size <= 0).any():
+        return 0.0
+    common = float(size.prod())
+    return common / (float((a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod()) - common)
+
+
+def sure(objects: Sequence[Sequence[Any]]) -> list[Sequence[Any]]:
+    """The detections that count, of [class, score, left, top, right, bottom]."""
+    return [thing for thing in objects if thing[1] >= SURE]
+
+
+def true_positives(
+    found: Sequence[Sequence[Any]], truth: Sequence[Sequence[Any]]
+) -> list[tuple[float, bool]]:
+    """Score of each detection of a frame and whether it is true.
+
+    True is one that overlaps by at least half (IoU) with an object of its class on the reference,
+    each of which is found once; the surest choose first.
+
+    :param found: [class, score, left, top, right, bottom] of each, and of the reference's objects.
+    """
+    free = [thing for thing in truth if thing[1] >= TRUE]
+    judged = []
+    for thing in sorted(found, key=lambda thing: -thing[1]):
+        same = [other for other in free if other[0] == thing[0]]
+        overlaps = [iou(np.array(thing[2:]), np.array(other[2:])) for other in same]
+        hit = bool(overlaps) and max(overlaps) >= 0.5
+        if hit:
+            free.remove(same[int(np.argmax(overlaps))])
+        judged.append((thing[1], hit))
+    return judged
+
+
+def most_true(judged: Sequence[tuple[float, bool]], precision: float) -> int:
+    """The most true detections that any threshold of the score lets through at this precision."""
+    ranked = sorted(judged, key=lambda one: -one[0])
+    hits = np.cumsum([hit for _, hit in ranked])
+    # A threshold cannot part equal scores.
+    last = [
+        at
+        for at in range(len(ranked))
+        if at + 1 == len(ranked) or ranked[at][0] > ranked[at + 1][0]
+    ]
+    return max((int(hits[at]) for at in last if hits[at] / (at + 1) >= precision), default=0)
+
+
+# --- statistics --------------------------------------------------------------------------------
+
+
+class Paired(NamedTuple):
+    """Mean of paired differences with a 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+    count: int
+
+    @property
+    def sure(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return self.low > 0 or self.high < 0
+
+
+def paired(a: Sequence[float], b: Sequence[float], draws: int = 2000) -> Paired:
+    """Mean of b - a over frames, with a bootstrap interval (percentiles) of blocks.
+
+    Neighbouring frames are alike: whole blocks of about the square root of their number are drawn,
+    in a circle, so that the interval is not too narrow.
+    """
+    difference = np.asarray(b, float) - np.asarray(a, float)
+    count = len(difference)
+    if count < 2:
+        mean = float(difference.mean()) if count else float('nan')
+        return Paired(mean, float('-inf'), float('inf'), count)
+    block = max(1, round(count**0.5))
+    blocks = -(-count // block)
+    # Mean of every block from its running sum, so that long recordings need no large table.
+    running = np.concatenate([[0.0], np.cumsum(np.concatenate([difference, difference[:block]]))])
+    means = (running[block : block + count] - running[:count]) / block
+    starts = np.random.default_rng(0).integers(0, count, (draws, blocks))
+    low, high = np.percentile(means[starts].mean(axis=1), [2.5, 97.5])
+    return Paired(float(difference.mean()), float(low), float(high), count)

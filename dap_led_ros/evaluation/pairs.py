@@ -1,0 +1,114 @@
+"""Frames before and after, read back from the recording of a run."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Collection, Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dap_led_ros import image_codec
+from dap_led_ros.evaluation.codec import decode, enhanced_name
+from dap_led_ros.evaluation.recording import Recording
+from dap_led_ros.media import eight_bit
+
+_WAIT = 30
+"""So many frames wait for their reference, at the most."""
+
+
+@dataclass
+class Pair:
+    """A frame and its enhanced copy, (H, W, 3) RGB uint8."""
+
+    row: dict[str, Any]
+    """What the journal says of the frame."""
+    before: np.ndarray
+    after: np.ndarray
+    reference: np.ndarray | None = None
+
+
+def pairs(
+    out: Path,
+    journal: dict[str, Any],
+    references: dict[str, str] | None = None,
+    only: Collection[tuple[str, int]] | None = None,
+) -> Generator[Pair, None, None]:
+    """The pairs of a segment, those passed through too, in the order of the recording.
+
+    :param references: image topics and the topic of their reference, which has equal stamps.
+    :param only: topics and indices of the frames to decode; by default all.
+    """
+    references = references or {}
+    # By time and not by order: a reader sorts by time, the recording need not have been.
+    rows: dict[tuple[str, int], deque[dict[str, Any]]] = defaultdict(deque)
+    for row in journal['frames']:
+        rows[row['topic'], row['time']].append(row)
+    originals = {enhanced_name(row['topic']): row['topic'] for row in journal['frames']}
+    befores: dict[tuple[str, int], deque[Pair]] = defaultdict(deque)
+    waiting: dict[str, deque[Pair]] = {name: deque() for name in references}
+    frames: dict[str, deque[tuple[int, np.ndarray]]] = {
+        name: deque(maxlen=_WAIT) for name in references.values()
+    }
+    file = out / 'bag' / journal['metadata']['relative_file_paths'][0]
+    for topic, time, data in Recording(file).messages():
+        if (topic.name, time) in rows:
+            row = rows[topic.name, time].popleft()
+            if row['outcome'] != 'refused' and (
+                only is None or (row['topic'], row['index']) in only
+            ):
+                frame = _frame(topic.kind, data)
+                if frame:
+                    befores[topic.name, time].append(Pair(row, frame[1], frame[1]))
+        if topic.name in frames:
+            frame = _frame(topic.kind, data)
+            if frame:
+                frames[topic.name].append(frame)
+                for camera, reference in references.items():
+                    if reference == topic.name:
+                        yield from _matched(waiting[camera], frames[reference], _WAIT)
+        camera = originals.get(topic.name, '')
+        if (camera, time) not in befores:
+            continue
+        pair = befores[camera, time].popleft()
+        if not befores[camera, time]:
+            del befores[camera, time]
+        if pair.row['outcome'] == 'enhanced':
+            enhanced = _frame(topic.kind, data)
+            if enhanced is None:
+                continue
+            pair.after = enhanced[1]
+        if camera in references:
+            waiting[camera].append(pair)
+            yield from _matched(waiting[camera], frames[references[camera]], _WAIT)
+        else:
+            yield pair
+    for camera, reference in references.items():
+        yield from _matched(waiting[camera], frames[reference], 0)
+
+
+def _frame(kind: str, data: bytes) -> tuple[int, np.ndarray] | None:
+    """Stamp (ns) and frame of a message; None if it cannot be decoded."""
+    try:
+        message, frame, _ = decode(kind, data)
+    except image_codec.ImageError:
+        return None
+    stamp = message.header.stamp
+    return stamp.sec * 10**9 + stamp.nanosec, eight_bit(frame)
+
+
+def _matched(
+    waiting: deque[Pair], frames: deque[tuple[int, np.ndarray]], most: int
+) -> Generator[Pair, None, None]:
+    """Pairs whose reference is there, or which have waited for `most` others."""
+    by_stamp = dict(frames)
+    while waiting:
+        pair = waiting[0]
+        reference = by_stamp.get(pair.row.get('stamp', -1))
+        if reference is None and len(waiting) <= most:
+            return
+        if reference is not None and reference.shape == pair.before.shape:
+            pair.reference = reference
+        yield waiting.popleft()

@@ -1,0 +1,282 @@
+"""Read rosbag2 recordings message by message, as far as each file goes.
+
+Reads folders with or without metadata.yaml and single .mcap and .db3 files; split, compressed by
+file or by message, or damaged. A file is read by rosbags; one that rosbags refuses is salvaged
+from its start to the damage: an mcap by its records, a db3 by its row ids.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sqlite3
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+try:
+    import zstandard
+    from mcap.records import Channel, Message, Schema
+    from mcap.stream_reader import StreamReader
+    from rosbags.rosbag2 import Reader
+    from rosbags.rosbag2.metadata import parse_qos
+    from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+    from ruamel.yaml import YAML
+except ImportError as error:
+    raise ImportError(
+        f"reading bags needs rosbags and mcap: pip install 'dap_led_ros[bags]' ({error})"
+    ) from None
+
+IMAGE = 'sensor_msgs/msg/Image'
+COMPRESSED_IMAGE = 'sensor_msgs/msg/CompressedImage'
+CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
+STORAGES = {'.mcap': 'mcap', '.db3': 'sqlite3'}
+STORE = get_typestore(Stores.ROS2_HUMBLE)
+"""Message types; those read here are the same in every ROS 2 since Foxy."""
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A topic of a recording, with all that a copy of the recording needs."""
+
+    name: str
+    kind: str
+    """Message type, such as sensor_msgs/msg/Image."""
+    definition: str
+    """Text of the message definition; empty: neither the recording nor we know it."""
+    digest: str
+    """RIHS01 hash of the type; empty where the definition is."""
+    qos: tuple[Any, ...]
+
+
+Record = tuple[Topic, int, bytes]
+"""A message: its topic, its time in the bag (ns), its CDR bytes."""
+
+
+class Recording:
+    """A recording: topics, numbers of messages, what is wrong with it, and the messages."""
+
+    def __init__(self, path: Path) -> None:
+        """Look through the files; damaged ones are read to the damage to know what they hold.
+
+        :raises FileNotFoundError: nothing is there.
+        :raises ValueError: something is there that is no recording, or all of it is lost.
+        """
+        if not path.exists():
+            raise FileNotFoundError(f'{path} does not exist')
+        self.path = path
+        self.trouble: list[str] = []
+        """One line for each thing that was lost."""
+        self._damaged: set[Path] = set()
+        self._compressed_messages = False
+        self._files = self._find_files()
+        self.storage = STORAGES[_kind(self._files[0])]
+        self.counts: Counter[Topic] = Counter()
+        self._known: dict[tuple[str, str], Topic] = {}
+        for file in self._files:
+            for topic, count in self._count(file).items():
+                # Files of a split recording may differ in QoS: the first one's stands.
+                self.counts[self._known.setdefault((topic.name, topic.kind), topic)] += count
+        if not self.counts.total():
+            raise ValueError(f'{path} has no messages. ' + ' '.join(self.trouble))
+
+    @property
+    def topics(self) -> list[Topic]:
+        """All topics, those without messages too, by name."""
+        return sorted(self.counts, key=lambda topic: (topic.name, topic.kind))
+
+    def messages(self) -> Iterator[Record]:
+        """All messages, file by file, each file by time; always in the same order."""
+        for file in self._files:
+            read = 0
+            try:
+                for topic, time, data in self._read(file):
+                    yield self._known[topic.name, topic.kind], time, data
+                    read += 1
+            except Exception as error:  # of the readers, in many classes
+                if file not in self._damaged:
+                    self._damaged.add(file)
+                    self.trouble.append(
+                        f'{file.name} is damaged: read {read} messages, then {_short(error)}'
+                    )
+
+    def _find_files(self) -> list[Path]:
+        metadata = self.path / 'metadata.yaml'
+        if self.path.is_file():
+            files = [self.path]
+        elif metadata.is_file():
+            files = self._files_of(metadata)
+        else:
+            # A recorder that was killed leaves no metadata.
+            files = sorted((f for f in self.path.iterdir() if _kind(f)), key=_by_number)
+            if files:
+                self.trouble.append('metadata.yaml is missing: took the files as they are')
+        files = [file for file in files if _kind(file)]
+        if not files:
+            raise ValueError(f'{self.path} is no bag: it has no .mcap and no .db3 file')
+        return files
+
+    def _files_of(self, metadata: Path) -> list[Path]:
+        try:
+            described = YAML(typ='safe').load(metadata.read_text())
+            information = described['rosbag2_bagfile_information']
+            names = [Path(name).name for name in information['relative_file_paths']]
+        except Exception as error:  # YAML, decoding, keys
+            raise ValueError(
+                f'{metadata} cannot be read: remove it to read the files as they are ({error!r})'
+            ) from None
+        self._compressed_messages = information.get('compression_mode', '').lower() == 'message'
+        there = [self.path / name for name in names if (self.path / name).is_file()]
+        if len(there) < len(names):
+            lost = ', '.join(sorted(set(names) - {file.name for file in there}))
+            self.trouble.append(f'files are missing: {lost}')
+        return there
+
+    def _count(self, file: Path) -> Counter[Topic]:
+        """Numbers of messages; of a damaged file by reading it."""
+        counts: Counter[Topic] = Counter()
+        try:
+            with _uncompressed(file) as plain, Reader(plain) as reader:
+                for connection in reader.connections:
+                    counts[_topic(connection)] += connection.msgcount
+            return counts
+        except Exception as error:  # apsw, rosbags, zstandard and struct raise many classes
+            damage = _short(error)
+        counts.clear()
+        times = []
+        with contextlib.suppress(Exception):  # as above, and now the end of what can be read
+            for topic, time, _ in self._read(file):
+                counts[topic] += 1
+                times.append(time)
+        self._damaged.add(file)
+        span = f', {(max(times) - min(times)) / 1e9:.1f} s of recording' if times else ''
+        self.trouble.append(
+            f'{file.name} is damaged: {len(times)} messages can be read{span} ({damage})'
+        )
+        return counts
+
+    def _read(self, file: Path) -> Iterator[Record]:
+        """The messages of a file; raises whatever its reader does where it is damaged."""
+        expand = zstandard.ZstdDecompressor() if self._compressed_messages else None
+        with _uncompressed(file) as plain:
+            for topic, time, data in _records(plain):
+                if expand:
+                    data = expand.decompressobj().decompress(data)
+                yield topic, time, data
+
+
+def _kind(file: Path) -> str:
+    """.mcap or .db3, also below .zstd; empty for other files."""
+    suffix = Path(file.stem).suffix if file.suffix == '.zstd' else file.suffix
+    return suffix if suffix in STORAGES else ''
+
+
+def _by_number(file: Path) -> list[Any]:
+    """bag_2 before bag_10."""
+    return [int(part) if part.isdigit() else part for part in re.split(r'(\d+)', file.name)]
+
+
+def _short(error: Exception) -> str:
+    """One line of an error; the mcap reader's end of file has no text."""
+    lines = str(error).splitlines()
+    return lines[0] if lines else 'the file ends early'
+
+
+@contextlib.contextmanager
+def _uncompressed(file: Path) -> Iterator[Path]:
+    """The file itself, or what its .zstd holds, as far as that goes."""
+    if file.suffix != '.zstd':
+        yield file
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder) / file.stem
+        with (
+            file.open('rb') as packed,
+            plain.open('wb') as unpacked,
+            contextlib.suppress(zstandard.ZstdError),  # what is lost will be missed by the reader
+        ):
+            zstandard.ZstdDecompressor().copy_stream(packed, unpacked)
+        yield plain
+
+
+def _records(file: Path) -> Iterator[Record]:
+    reader = Reader(file)
+    try:
+        reader.open()
+    except Exception:  # as in Recording: whatever it is, salvage what can be
+        yield from (_salvage_mcap if file.suffix == '.mcap' else _salvage_sqlite)(file)
+        return
+    with contextlib.closing(reader):
+        topics = {connection.id: _topic(connection) for connection in reader.connections}
+        for connection, time, data in reader.messages():
+            yield topics[connection.id], time, data
+
+
+def _salvage_mcap(file: Path) -> Iterator[Record]:
+    """Records in the order of the file until it ends or breaks off."""
+    schemas: dict[int, Schema] = {}
+    topics: dict[int, Topic] = {}
+    with file.open('rb') as stream:
+        for record in StreamReader(stream).records:
+            if isinstance(record, Schema):
+                schemas[record.id] = record
+            elif isinstance(record, Channel) and record.id not in topics:
+                schema = schemas[record.schema_id]
+                qos = parse_qos(record.metadata.get('offered_qos_profiles', ''))
+                topics[record.id] = _complete(
+                    record.topic, schema.name, schema.data.decode(), '', qos
+                )
+            elif isinstance(record, Message):
+                yield topics[record.channel_id], record.log_time, record.data
+
+
+def _salvage_sqlite(file: Path) -> Iterator[Record]:
+    """Rows in the order in which they were written until a page is missing."""
+    with contextlib.closing(
+        sqlite3.connect(f'{file.resolve().as_uri()}?immutable=1', uri=True)
+    ) as database:
+        database.row_factory = sqlite3.Row
+        # Without it SQLite refuses every file that is shorter than its header says.
+        database.execute('PRAGMA writable_schema = 1')
+        definitions: dict[str, str] = {}
+        with contextlib.suppress(sqlite3.DatabaseError):  # recordings before Iron have none
+            for row in database.execute('SELECT * FROM message_definitions'):
+                definitions[row['topic_type']] = row['encoded_message_definition']
+        topics = {}
+        for row in map(dict, database.execute('SELECT * FROM topics')):
+            qos = parse_qos(row.get('offered_qos_profiles', ''))
+            topics[row['id']] = _complete(
+                row['name'],
+                row['type'],
+                definitions.get(row['type'], ''),
+                row.get('type_description_hash', ''),
+                qos,
+            )
+        rows = database.execute('SELECT topic_id, timestamp, data FROM messages ORDER BY id')
+        for topic, time, data in rows:
+            yield topics[topic], time, data
+
+
+def _topic(connection: Any) -> Topic:
+    return _complete(
+        connection.topic,
+        connection.msgtype,
+        connection.msgdef.data,
+        connection.digest,
+        connection.ext.offered_qos_profiles,
+    )
+
+
+def _complete(name: str, kind: str, definition: str, digest: str, qos: list[Any]) -> Topic:
+    """A topic; a definition and a hash that the recording lacks are added where we know them."""
+    if not definition and kind in STORE.fielddefs:
+        definition = STORE.generate_msgdef(kind, ros_version=2)[0]
+    if definition and not digest:
+        with contextlib.suppress(Exception):  # a definition that nobody can parse has no hash
+            store = get_typestore(Stores.EMPTY)
+            store.register(get_types_from_msg(definition, kind))
+            digest = store.hash_rihs01(kind)
+    return Topic(name, kind, definition, digest, tuple(qos))

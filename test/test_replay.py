@@ -1,0 +1,425 @@
+"""dap-led replay on recordings of every kind: nothing lost, nothing changed, all counted."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip('rosbags', reason='rosbags is not installed')
+pytest.importorskip('mcap', reason='mcap is not installed')
+pytest.importorskip('plotly', reason='plotly is not installed')
+
+from rosbags.highlevel import AnyReader
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from ruamel.yaml import YAML
+
+from dap_led_ros import image_codec, sample
+from dap_led_ros.evaluation import codec, enhancing, replay
+from dap_led_ros.evaluation.background import in_background
+from dap_led_ros.evaluation.commands import add_commands
+from dap_led_ros.evaluation.recording import Recording
+
+IMAGE, COMPRESSED = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'
+CUSTOM = 'nobody_msgs/msg/Odd'
+PLUGINS = {'mcap': StoragePlugin.MCAP, 'sqlite3': StoragePlugin.SQLITE3}
+TOPICS = {
+    '/front/image_raw': IMAGE,
+    '/front/camera_info': 'sensor_msgs/msg/CameraInfo',
+    '/front/reference': IMAGE,
+    '/rear/image_raw/compressed': COMPRESSED,
+    '/left/mono': IMAGE,
+    '/depth/image_raw': IMAGE,
+    '/odd': CUSTOM,
+    '/silent': 'std_msgs/msg/String',
+}
+CAMERAS = ('/front/image_raw', '/rear/image_raw/compressed', '/left/mono')
+FRAMES = 12
+
+
+def run(*words: object) -> int:
+    parser = argparse.ArgumentParser()
+    add_commands(parser.add_subparsers(required=True))
+    options = parser.parse_args([str(word) for word in words])
+    return options.run(options)
+
+
+def make_store():
+    store = get_typestore(Stores.ROS2_HUMBLE)
+    store.register(get_types_from_msg('int32[] numbers\nstring text\n', CUSTOM))
+    return store
+
+
+STORE = make_store()
+
+
+def header(stamp: int, frame_id: str):
+    kind = STORE.types['builtin_interfaces/msg/Time']
+    return STORE.types['std_msgs/msg/Header'](kind(stamp // 10**9, stamp % 10**9), frame_id)
+
+
+def image(stamp: int, frame: np.ndarray, encoding: str = 'rgb8', padding: int = 0):
+    """An Image message; rows may be longer than the picture."""
+    rows = np.ascontiguousarray(frame).view(np.uint8).reshape(frame.shape[0], -1)
+    rows = np.pad(rows, ((0, 0), (0, padding)))
+    height, width = frame.shape[:2]
+    return STORE.types[IMAGE](
+        header(stamp, 'eye'), height, width, encoding, 0, rows.shape[1], rows.ravel()
+    )
+
+
+@functools.cache
+def small_frames() -> list[tuple[np.ndarray, np.ndarray]]:
+    """Dark and bright frames of the moving camera, 96x72."""
+    return [
+        tuple(cv2.resize(frame, (96, 72), interpolation=cv2.INTER_AREA) for frame in pair)
+        for pair in sample.night_sequence(FRAMES)
+    ]
+
+
+def messages(frames: int = FRAMES, start: int = 10**18):
+    """(topic, time, message) of three cameras, depth, and others; one topic stays silent.
+
+    The stamps jump back by a minute half way, the left camera changes its size and sends what
+    cannot be enhanced: a frame too small, garbage, and an encoding that nobody knows.
+    """
+    for index in range(frames):
+        dark, bright = small_frames()[index % FRAMES]
+        now = start + index * 10**8
+        stamp = now - 60 * 10**9 * (index >= frames // 2)
+        yield '/front/image_raw', now, image(stamp, dark, padding=7)
+        yield '/front/camera_info', now + 1, STORE.types[TOPICS['/front/camera_info']](
+            header(stamp, 'eye'), 72, 96, 'plumb_bob', np.zeros(5), np.arange(9.0),
+            np.eye(3).ravel(), np.arange(12.0), 0, 0,
+            STORE.types['sensor_msgs/msg/RegionOfInterest'](0, 0, 0, 0, False),
+        )  # fmt: skip
+        yield '/front/reference', now + 2, image(stamp, bright)
+        jpeg = cv2.imencode('.jpg', dark[..., ::-1])[1].ravel()
+        yield (
+            '/rear/image_raw/compressed',
+            now + 3,
+            STORE.types[COMPRESSED](header(stamp, 'back'), 'bgr8; jpeg compressed bgr8', jpeg),
+        )
+        grey = cv2.cvtColor(dark, cv2.COLOR_RGB2GRAY)
+        size = (96, 72) if index % 2 else (64, 48)
+        odd = {
+            3: image(stamp, grey[:9, :9], 'mono8'),
+            4: image(stamp, grey, 'never_heard_of'),
+            5: STORE.types[IMAGE](header(stamp, 'eye'), 72, 96, 'mono8', 0, 96, grey[:3].ravel()),
+        }
+        left = image(stamp, cv2.resize(grey, size), 'mono8')
+        yield '/left/mono', now + 4, odd.get(index, left)
+        yield '/depth/image_raw', now + 5, image(stamp, grey.astype(np.uint16), '16UC1')
+        numbers = np.arange(index, dtype=np.int32)
+        yield '/odd', now + 6, STORE.types[CUSTOM](numbers, f'text {index}')
+
+
+def write(path: Path, storage: str, mode: CompressionMode = CompressionMode.NONE, **shape):
+    """Write the recording; what was written, by topic: [(time, bytes)]."""
+    written = defaultdict(list)
+    writer = Writer(path, version=9, storage_plugin=PLUGINS[storage])
+    if mode != CompressionMode.NONE:
+        writer.set_compression(mode, CompressionFormat.ZSTD)
+    with writer:
+        connections = {
+            topic: writer.add_connection(topic, kind, typestore=STORE)
+            for topic, kind in TOPICS.items()
+        }
+        for topic, now, message in messages(**shape):
+            data = bytes(STORE.serialize_cdr(message, TOPICS[topic]))
+            writer.write(connections[topic], now, data)
+            written[topic].append((now, data))
+    return written
+
+
+def read_with_rosbags(bag: Path):
+    found = defaultdict(list)
+    with AnyReader([bag]) as reader:
+        for connection, now, data in reader.messages():
+            found[connection.topic].append((now, bytes(data)))
+        return found, {connection.topic: connection for connection in reader.connections}
+
+
+def read_with_mcap(bag: Path):
+    from mcap.reader import make_reader
+
+    found = defaultdict(list)
+    for file in sorted(bag.glob('*.mcap')):
+        with file.open('rb') as stream:
+            for _, channel, message in make_reader(stream).iter_messages():
+                found[channel.topic].append((message.log_time, message.data))
+    return found
+
+
+@pytest.fixture(scope='module')
+def done(tmp_path_factory):
+    """One recording replayed, with all that needs no detector: (recording, output, written)."""
+    folder = tmp_path_factory.mktemp('done')
+    written = write(folder / 'bag', 'mcap')
+    out = folder / 'out'
+    words = [word for camera in CAMERAS for word in ('--topic', camera)]
+    reference = ('--reference', '/front/image_raw=/front/reference')
+    assert run('replay', folder / 'bag', '--out', out, *words, *reference) == 0
+    return folder / 'bag', out, written
+
+
+def test_originals_come_back_bit_exact_and_enhanced_frames_beside_them(done):
+    _, out, written = done
+    found, connections = read_with_rosbags(out / 'bag')
+    independent = read_with_mcap(out / 'bag')
+    for topic in TOPICS:
+        assert found[topic] == written[topic], topic
+        assert independent[topic] == written[topic], topic
+    assert connections['/silent'].msgcount == 0
+    assert found['/front/enhanced/camera_info'] == written['/front/camera_info']
+    new = {'/front/enhanced/image_raw', '/front/enhanced/camera_info'}
+    new |= {'/rear/enhanced/image_raw/compressed', '/left/enhanced/mono'}
+    assert set(connections) == set(TOPICS) | new
+    for topic in ('/front/image_raw', '/rear/image_raw/compressed'):
+        copies = found[codec.enhanced_name(topic)]
+        assert len(copies) == FRAMES
+        for (time_b, before), (time_a, after) in zip(written[topic], copies, strict=True):
+            before, dark, _ = codec.decode(TOPICS[topic], before)
+            after, bright, _ = codec.decode(TOPICS[topic], after)
+            assert (time_b, before.header) == (time_a, after.header)
+            assert dark.shape == bright.shape
+            assert bright.mean() > 2 * dark.mean()
+            for field in ('encoding', 'format'):
+                assert getattr(before, field, '') == getattr(after, field, '')
+
+
+def test_every_frame_is_accounted_for(done):
+    _, out, _ = done
+    topics = json.loads((out / 'report.json').read_text())['topics']
+    for topic in CAMERAS:
+        frames = topics[topic]['frames']
+        assert frames['read'] == FRAMES
+        assert frames['read'] == sum(frames[name] for name in frames if name != 'read')
+    left = topics['/left/mono']
+    assert (left['frames']['passed_through'], left['frames']['refused']) == (2, 1)
+    assert len(left['sizes']) == 3
+    assert any('never_heard_of' in why for why in left['why'])
+    found, _ = read_with_rosbags(out / 'bag')
+    originals, copies = found['/left/mono'], found['/left/enhanced/mono']
+    assert len(copies) == FRAMES - 1
+    assert [copies[index] for index in (3, 4)] == [originals[index] for index in (3, 4)]
+
+
+@pytest.mark.parametrize(
+    ('storage', 'mode', 'options'),
+    [
+        ('sqlite3', CompressionMode.NONE, ['--humble']),
+        ('sqlite3', CompressionMode.FILE, ['--format', 'mcap']),
+        ('mcap', CompressionMode.MESSAGE, ['--format', 'sqlite3']),
+        ('mcap', CompressionMode.STORAGE, []),
+    ],
+)
+def test_every_kind_of_recording_is_read(tmp_path, storage, mode, options):
+    written = write(tmp_path / 'bag', storage, mode, frames=3)
+    command = ['replay', tmp_path / 'bag', '--out', tmp_path / 'out', '--no-features']
+    assert run(*command, '--no-video', '--topic', '/front/image_raw', *options) == 0
+    found, connections = read_with_rosbags(tmp_path / 'out' / 'bag')
+    assert all(found[topic] == written[topic] for topic in TOPICS)
+    assert connections['/front/enhanced/image_raw'].msgcount == 3
+    metadata = YAML(typ='safe').load((tmp_path / 'out' / 'bag' / 'metadata.yaml').read_text())
+    metadata = metadata['rosbag2_bagfile_information']
+    assert metadata['version'] == (8 if '--humble' in options else 9)
+    assert metadata['storage_identifier'] == (options[1] if len(options) > 1 else storage)
+
+
+def test_a_split_recording_whose_types_nobody_described(tmp_path):
+    """As Humble writes it: several files, no definitions of messages, and one file is broken."""
+    import sqlite3
+
+    starts = [10**18 + index * 10**12 for index in range(3)]
+    written = [
+        write(tmp_path / f'part_{index}', 'sqlite3', frames=2, start=start)
+        for index, start in enumerate(starts)
+    ]
+    bag = tmp_path / 'bag'
+    bag.mkdir()
+    for index in range(3):
+        file = bag / f'bag_{index}.db3'
+        shutil.move(tmp_path / f'part_{index}' / f'part_{index}.db3', file)
+        with sqlite3.connect(file) as database:
+            database.execute('DROP TABLE message_definitions')
+            database.execute('UPDATE schema SET schema_version = 3')
+    (bag / 'bag_1.db3').write_bytes(b'no database')
+    recording = Recording(bag)
+    assert [line.split(' is ')[0] for line in recording.trouble[1:]] == ['bag_1.db3']
+    assert run('replay', bag, '--out', tmp_path / 'out', '--no-video') == 0
+    found = defaultdict(list)
+    for topic, now, data in Recording(tmp_path / 'out' / 'bag').messages():
+        found[topic.name].append((now, bytes(data)))
+    for topic in TOPICS:
+        assert found[topic] == written[0][topic] + written[2][topic]
+    metadata = (tmp_path / 'out' / 'bag' / 'metadata.yaml').read_text()
+    assert 'RIHS01_0000' not in metadata
+
+
+def test_a_frame_that_cannot_be_encoded_is_passed_through(tmp_path, monkeypatch):
+    written = write(tmp_path / 'bag', 'mcap', frames=3)
+    encode, calls = enhancing.encode, []
+
+    def encode_but_the_second(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise image_codec.UnsupportedEncodingError('no such size')
+        return encode(*arguments)
+
+    monkeypatch.setattr(enhancing, 'encode', encode_but_the_second)
+    out = tmp_path / 'out'
+    options = ['--topic', '/front/image_raw', '--no-video', '--no-features']
+    assert run('replay', tmp_path / 'bag', '--out', out, *options) == 0
+    topic = json.loads((out / 'report.json').read_text())['topics']['/front/image_raw']
+    assert (topic['frames']['enhanced'], topic['why']) == (2, {'no such size': 1})
+    found, _ = read_with_rosbags(out / 'bag')
+    assert found['/front/enhanced/image_raw'][1] == written['/front/image_raw'][1]
+
+
+@pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
+def test_a_truncated_recording_is_read_as_far_as_it_goes(tmp_path, storage, capsys):
+    frames = 60
+    written = write(tmp_path / 'whole', storage, frames=frames)
+    (tmp_path / 'bag').mkdir()
+    file = next((tmp_path / 'whole').glob('whole.*'))
+    content = file.read_bytes()
+    (tmp_path / 'bag' / file.name).write_bytes(content[: len(content) * 6 // 10])
+    out = tmp_path / 'out'
+    options = ['--topic', '/front/image_raw', '--no-video', '--no-features']
+    assert run('replay', tmp_path / 'bag', '--out', out, *options) == 0
+    found, _ = read_with_rosbags(out / 'bag')
+    front = found['/front/image_raw']
+    assert frames / 4 < len(front) < frames
+    for topic in TOPICS:
+        assert found[topic] == written[topic][: len(found[topic])]
+    assert len(found['/front/enhanced/image_raw']) == len(front)
+    said = capsys.readouterr().err
+    total = sum(len(found[topic]) for topic in TOPICS)
+    assert f'{file.name} is damaged: {total} messages can be read' in said
+    assert any(f'{total} messages' in line for line in json.loads(
+        (out / 'report.json').read_text()
+    )['trouble'])  # fmt: skip
+
+
+@pytest.mark.parametrize('how', [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_run_is_whole_and_goes_on(tmp_path, how):
+    written = write(tmp_path / 'bag', 'mcap', frames=60)
+    out = tmp_path / 'out'
+    words = ['replay', tmp_path / 'bag', '--out', out, '--topic', '/front/image_raw']
+    words += ['--no-video', '--no-features']
+    program = (
+        'import sys, runpy; sys.path.insert(0, sys.argv.pop(1)); import test_replay; '
+        'test_replay.enhancing.SEGMENT_BYTES = 400_000; sys.exit(test_replay.run(*sys.argv[1:]))'
+    )
+    process = subprocess.Popen(
+        [sys.executable, '-c', program, str(Path(__file__).parent), *map(str, words)],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not (out / 'segments' / '1.json').is_file():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(how)
+    said = process.communicate(timeout=120)[1]
+    if how == signal.SIGINT:
+        assert process.returncode == 1
+        assert '--resume goes on' in said
+        assert any('interrupted' in line for line in json.loads(
+            (out / 'report.json').read_text()
+        )['trouble'])  # fmt: skip
+    part, _ = read_with_rosbags(out / 'bag')
+    front = len(part['/front/image_raw'])
+    assert 0 < front < 60
+    assert len(part['/front/enhanced/image_raw']) == front
+    with pytest.raises(ValueError, match='add --resume'):
+        run(*words)
+    with pytest.raises(ValueError, match='another model'):
+        run(*words, '--resume', '--model', 'other')
+    assert run(*words, '--resume') == 0
+    found, connections = read_with_rosbags(out / 'bag')
+    assert all(found[topic] == written[topic] for topic in TOPICS)
+    assert len(found['/front/enhanced/image_raw']) == 60
+    assert sum(connection.msgcount for connection in connections.values()) == sum(
+        map(len, found.values())
+    )
+    content = json.loads((out / 'report.json').read_text())
+    assert content['topics']['/front/image_raw']['frames']['enhanced'] == 60
+    assert content['trouble'] == []
+
+
+def test_wrong_input_gets_one_clear_line(tmp_path, done):
+    bag, out, _ = done
+    elsewhere = ('--out', tmp_path / 'new')
+    (tmp_path / 'empty').mkdir()
+    (tmp_path / 'full').mkdir()
+    (tmp_path / 'full' / 'mine.txt').write_text('mine')
+    (tmp_path / 'no.mcap').write_bytes(b'no mcap')
+    for words, said in (
+        ((tmp_path / 'nothing', *elsewhere), 'does not exist'),
+        ((tmp_path / 'empty', *elsewhere), 'is no bag'),
+        ((tmp_path / 'no.mcap', *elsewhere), 'has no messages. no.mcap is damaged'),
+        ((bag, '--out', tmp_path / 'full'), 'is not empty and holds no run'),
+        ((bag, *elsewhere, '--topic', '/nowhere'), 'has no image topic /nowhere; it has: /depth'),
+        ((out / 'bag', *elsewhere, '--topic', '/front/image_raw'), 'already has /front/enhanced'),
+        ((bag, *elsewhere, '--reference', '/front/reference'), 'say which camera'),
+    ):
+        with pytest.raises((ValueError, OSError), match=re.escape(said)):
+            run('replay', *words)
+    assert (tmp_path / 'full' / 'mine.txt').read_text() == 'mine'
+    assert not (tmp_path / 'new').exists()
+
+
+def test_all_cameras_but_depth_and_references_are_enhanced(done):
+    from dap_led_ros.inference import Enhancer
+
+    recording, enhancer = Recording(done[0]), Enhancer.load()
+    cameras = replay.plan(recording, [], enhancer, ['/front/reference']).cameras
+    assert {topic.name for topic in cameras} == set(CAMERAS)
+
+
+@pytest.mark.parametrize(
+    ('topic', 'enhanced', 'info'),
+    [
+        ('/front/image_raw', '/front/enhanced/image_raw', '/front/camera_info'),
+        ('/image', '/enhanced/image', '/camera_info'),
+        ('/a/b/compressed', '/a/enhanced/b/compressed', '/a/camera_info'),
+    ],
+)
+def test_names_are_those_of_the_node(topic, enhanced, info):
+    assert codec.enhanced_name(topic) == enhanced
+    assert codec.camera_info_name(topic) == info
+
+
+def test_a_stage_runs_ahead_by_a_few_and_passes_errors_on():
+    made = []
+
+    def make():
+        for index in range(1000):
+            made.append(index)
+            yield index
+            if index == 500:
+                raise OSError('the disk is gone')
+
+    items = in_background(make(), ahead=3)
+    assert next(items) == 0
+    time.sleep(0.2)
+    assert len(made) <= 6
+    with pytest.raises(OSError, match='the disk is gone'):
+        list(items)
+    assert len(made) == 501
