@@ -66,7 +66,7 @@ class Player(Node):
             self.get_logger().warning(line)
         self._publishers_of = {
             topic: self.create_publisher(_message_type(topic.kind), topic.name, _qos(topic))
-            for topic in self._playable()
+            for topic in self._playable(enhanced if self._topic else '')
         }
         self._clock_publisher = self.create_publisher(Clock, '/clock', 10)
         self._change = threading.Condition()  # guards what follows
@@ -102,10 +102,18 @@ class Player(Node):
         """Where to write the metrics; empty: nowhere."""
         return self._metrics
 
-    def _playable(self) -> Iterator[Topic]:
-        """Topics whose message types this ROS has; /clock is the player's own."""
+    def _playable(self, enhanced: str) -> Iterator[Topic]:
+        """Topics whose message types this ROS has; /clock is the player's own.
+
+        :param enhanced: topic of the live node; a recording of it would be taken for the node's.
+        """
+        live = self.resolve_topic_name(enhanced) if enhanced else ''
+        theirs = {live, f'{live.removesuffix("/compressed").rpartition("/")[0]}/camera_info'}
         for topic in self._recording.topics:
             if topic.name == '/clock':
+                continue
+            if live and topic.name in theirs:
+                self.get_logger().warning(f'{topic.name} is left out: the node publishes it live')
                 continue
             try:
                 _message_type(topic.kind)
