@@ -50,11 +50,12 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         'device',
         default_value='',
-        description='auto, cpu or cuda; empty: as in params_file.',
+        description='auto, cpu, cuda or tensorrt; empty: as in params_file.',
     ),
     DeclareLaunchArgument(
         'detect',
         default_value='',
+        choices=['', 'true', 'false', 'True', 'False'],
         description='true: run YOLOv8 on the enhanced frames; empty: as in params_file.',
     ),
     DeclareLaunchArgument(
@@ -65,6 +66,7 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         'use_sim_time',
         default_value='',
+        choices=['', 'true', 'false', 'True', 'False'],
         description='true: follow /clock (rosbag replay); empty: as in params_file.',
     ),
     DeclareLaunchArgument(
@@ -97,7 +99,7 @@ def _node(context):
         given['detect.model'] = value('detect_model')
     remappings = [('image_raw', image), ('camera_info', camera_info)]
     if value('cameras'):
-        given['cameras'] = [name.strip() for name in value('cameras').split(',')]
+        given['cameras'] = [name for name in value('cameras').replace(' ', '').split(',') if name]
         remappings = []
     profile = SHARE / 'config' / environment.PROFILE
     node = Node(

@@ -283,12 +283,17 @@ def test_best_effort_cameras_and_qos_overrides(graph, start_node, night):
     override = 'qos_overrides./image_raw.subscription.reliability:=reliable'
     strict = start_node('enhance', ['-p', override], graph.variables)
     assert wait_until(lambda: camera.count_subscribers('image_raw') == 1), strict.log
+    status = camera.diagnosed(lambda status: 'set the parameter qos to auto' in status.message)
+    assert status is not None, strict.log
     assert camera.images.get_subscription_count() == 0  # a reliable subscription does not match
 
 
 def test_a_camera_that_returns_with_other_qos_and_another_size(running, night):
     camera, node = running
+    camera.camera_infos.publish(CameraInfo(height=480, width=640))
+    settle()
     assert camera.send(image(night[0], 'rgb8', 1)) is not None, node.log
+    assert wait_until(lambda: len(camera.enhanced_infos) == 1)
     camera.destroy_publisher(camera.images)
     settle(1)
     quality = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -303,6 +308,7 @@ def test_a_camera_that_returns_with_other_qos_and_another_size(running, night):
 
     assert wait_until(one_more_arrives), node.log
     assert (camera.enhanced[max(camera.enhanced)].height) == 121
+    assert len(camera.enhanced_infos) == 1  # that of the old resolution is not restamped
     assert node.interrupt()[0] == 0
     counts(node.log)
 
@@ -332,6 +338,26 @@ def test_topics_can_be_remapped(graph, start_node, night):
     assert camera.send(image(night[0][:120, :160], 'rgb8', 1)) is not None, node.log
 
 
+def test_its_output_may_take_the_place_of_the_camera(graph, start_node, night):
+    """The stack goes on with image_raw; the camera has moved to image_dark."""
+    camera = graph.camera()
+    camera.destroy_publisher(camera.images)
+    camera.images = camera.create_publisher(Image, 'image_dark', camera.quality)
+    received = camera.listen(Image, 'image_raw')
+    remappings = ['-r', 'image_raw:=image_dark', '-r', 'enhanced/image_raw:=image_raw']
+    node = start_node('enhance', remappings, graph.variables)
+    assert wait_until(lambda: camera.images.get_subscription_count() == 1), node.log
+    camera.images.publish(image(night[0], 'rgb8', 1))
+    assert wait_until(lambda: len(received) == 1), node.log
+    settle()
+    assert node.interrupt()[0] == 0
+    assert counts(node.log)['received'] == 1
+
+    loop = start_node('enhance', ['-r', 'enhanced/image_raw:=image_raw'], graph.variables)
+    assert loop.process.wait(20) == 1
+    assert '/image_raw is both input and output: remap one of them' in loop.log
+
+
 @pytest.mark.parametrize(
     ('parameter', 'said'),
     [
@@ -341,9 +367,11 @@ def test_topics_can_be_remapped(graph, start_node, night):
         ('threads:=-1', 'threads'),
         ('model:=3', 'model'),
         ('warm_up:=["640"]', 'write sizes as 640x480'),
-        ('cameras:=["a", "a"]', 'use distinct names'),
+        ('cameras:=["a", "/a"]', 'use distinct names'),
+        ('cameras:=[]', 'use distinct names'),
         ('pass_below:=0.9', 'pass_below'),
         ('qos_overrides./image_raw.subscription.reliability:=maybe', 'use auto, best_effort'),
+        ('qos_overrides./image_raw.subscription.history:=bogus', 'cannot configure'),
     ],
 )
 def test_a_wrong_parameter_ends_the_node_with_one_line(graph, start_node, parameter, said):

@@ -166,7 +166,7 @@ def load(seconds: float) -> None:
     frame = _picture(640, 480)
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / 'load.onnx'
-        inference = _write_model(model)
+        _write_model(model)
         command = [sys.executable, '-m', 'dap_led_ros.nodes', 'enhance', '--ros-args']
         command += ['-r', '__ns:=/node', '-p', f'model:={model}', '-p', 'mode:=always']
         with graph({'node': command}) as (probe, nodes):
@@ -188,6 +188,7 @@ def load(seconds: float) -> None:
                     memory.append(_resident(nodes['node'].pid))
             time.sleep(2.5)  # the last frames, and a diagnostics message after them
             counts = probe.counts
+    inference = float(counts['infer (ms)']) / 1e3  # in the same run
     age = np.median([came - sent[n] for n, came in probe.received.items() if n in sent])
     print(f'{len(sent)} frames of 640x480 at 30 frames/s into a model of {inference * 1e3:.0f} ms')
     print(f'age of the results      {age * 1e3:6.0f} ms median, {age / inference:.2f} inferences')
@@ -204,8 +205,8 @@ def load(seconds: float) -> None:
     )
 
 
-def _write_model(path: Path, target: float = 0.08) -> float:
-    """Write convolutions that take about `target` seconds at 640x480; returns what they take."""
+def _write_model(path: Path, target: float = 0.08) -> None:
+    """Write convolutions that take about `target` seconds at 640x480."""
     import onnx
     import onnxruntime
     from onnx import helper, numpy_helper
@@ -217,7 +218,7 @@ def _write_model(path: Path, target: float = 0.08) -> float:
         for name, shape in shapes.items()
     ]
     frame = np.zeros((1, 3, 480, 640), np.float32)
-    layers, taken = 4, 0.0
+    layers = 4
     for _ in range(3):  # the time of one layer is not known before
         nodes = [helper.make_node('Conv', ['frame', 'wide'], ['x0'], pads=[1] * 4)]
         for i in range(layers):
@@ -241,9 +242,7 @@ def _write_model(path: Path, target: float = 0.08) -> float:
             start = time.monotonic()
             session.run(None, {'frame': frame})
             times.append(time.monotonic() - start)
-        taken = float(np.median(times))
-        layers = max(1, round(layers * target / taken))
-    return taken
+        layers = max(1, round(layers * target / float(np.median(times))))
 
 
 def _picture(width: int, height: int) -> np.ndarray:
@@ -289,7 +288,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument('what', choices=('overhead', 'load', 'be-relay', 'be-node'))
     parser.add_argument('--frames', type=int, default=300, help='of overhead (300)')
-    parser.add_argument('--size', default='1280x720', help='of overhead (1280x720)')
+    parser.add_argument('--width', type=int, default=1280, help='of overhead (1280)')
+    parser.add_argument('--height', type=int, default=720, help='of overhead (720)')
     parser.add_argument('--seconds', type=float, default=60.0, help='of load (60)')
     options = parser.parse_args(arguments)
     if options.what == 'be-relay':
@@ -299,7 +299,7 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         try:
             if options.what == 'overhead':
-                overhead(options.frames, *map(int, options.size.split('x')))
+                overhead(options.frames, options.width, options.height)
             else:
                 load(options.seconds)
         except (RuntimeError, ImportError, ValueError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -17,9 +18,17 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 try:
-    from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
+    from rclpy.event_handler import (
+        PublisherEventCallbacks,
+        SubscriptionEventCallbacks,
+        UnsupportedEventTypeError,
+    )
 except ImportError:  # Humble
-    from rclpy.qos_event import PublisherEventCallbacks, SubscriptionEventCallbacks
+    from rclpy.qos_event import (
+        PublisherEventCallbacks,
+        SubscriptionEventCallbacks,
+        UnsupportedEventTypeError,
+    )
 
 from dap_led_ros.detection import Detector
 from dap_led_ros.inference.stream import Stream
@@ -34,6 +43,8 @@ RELIABILITY = {
     'best_effort': ReliabilityPolicy.BEST_EFFORT,
     'reliable': ReliabilityPolicy.RELIABLE,
 }
+INFO_PROFILE = QoSProfile(depth=DEPTH, reliability=ReliabilityPolicy.BEST_EFFORT)  # suits all
+WAIT_FOR_CAMERA = 2.0  # seconds
 Stamp = tuple[int, int]
 
 
@@ -60,8 +71,8 @@ class Camera:
         self.health = Health()
         self.waiting: tuple[Image | CompressedImage, float] | None = None
         """The newest frame that no one has taken yet, and when it came (monotonic)."""
-        self.needed = False
-        """Whether somebody listens to what this camera would give."""
+        self.needed_since: float | None = None
+        """Since when somebody listens to what this camera would give (monotonic)."""
         self.due = 0.0
         """When the next frame is due under max_rate (monotonic)."""
         self.detections: DetectionWorker | None = None
@@ -75,20 +86,23 @@ class Camera:
         compressed = parameters.input_transport == 'compressed'
         self._input_type = CompressedImage if compressed else Image
         # As image_transport names it: beside the image's topic wherever that is remapped to.
-        self.topic = node.resolve_topic_name(f'{self._prefix}image_raw')
-        self.topic += '/compressed' if compressed else ''
-        self._info_topic = node.resolve_topic_name(f'{self._prefix}camera_info')
+        self._topic = self._relative('image_raw', compressed)
+        self.topic = node.resolve_topic_name(self._topic)
         self._qos = self._declare_reliability(parameters.qos)
 
         compressed = parameters.output_transport != 'raw'
-        topic = node.resolve_topic_name(f'{self._prefix}enhanced/image_raw')
         self.images = self._publisher(
-            CompressedImage if compressed else Image, topic + ('/compressed' if compressed else '')
+            CompressedImage if compressed else Image,
+            self._relative('enhanced/image_raw', compressed),
         )
+        if self.images.topic_name == self.topic:
+            raise ValueError(f'{self.topic} is both input and output: remap one of them')
         self.infos = self._publisher(CameraInfo, f'{self._prefix}enhanced/camera_info')
         self.degradations = self._publisher(Vector3Stamped, f'{self._prefix}enhanced/degradation')
         self.heat_maps = self._publisher(Image, f'{self._prefix}enhanced/heat_map')
         self.side_by_sides = self._publisher(Image, f'{self._prefix}enhanced/side_by_side')
+        self._subscribe(ReliabilityPolicy.BEST_EFFORT)  # a wrong override shall show now
+        self._unsubscribe()
 
     def detect_with(self, detector: Detector, raw: bool) -> None:
         """Publish detections in the enhanced frames, and with `raw` in those that came in.
@@ -107,45 +121,31 @@ class Camera:
 
     def review(self, active: bool) -> None:
         """Subscribe, subscribe otherwise, or unsubscribe: as listeners and publishers are now."""
-        self.needed = active and self._has_listeners()
-        wanted = self._reliability() if self.needed else None
-        if wanted == self._subscribed_as:
+        if not (active and self._has_listeners()):
+            self.needed_since = None
+            self._unsubscribe()
             return
-        for subscription in self._subscriptions:
-            self._node.destroy_subscription(subscription)
-        self._subscriptions, self._subscribed_as = [], wanted
-        if wanted is None:
-            return
-        profile = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=DEPTH, reliability=wanted)
-        # Reliability is settled: see _declare_reliability().
-        kinds = (QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.DURABILITY)
-        options = {'qos_overriding_options': QoSOverridingOptions(kinds)}
-        events = _events(
-            SubscriptionEventCallbacks,
-            message_lost=self._on_message_lost,
-            incompatible_qos=lambda _: self._on_change(),
-            matched=lambda _: self._on_change(),
-        )
-        self._subscriptions = [
-            self._node.create_subscription(
-                CameraInfo, self._info_topic, self._on_camera_info, profile, **options
-            ),
-            self._node.create_subscription(
-                self._input_type,
-                self.topic,
-                lambda message: self._on_image(self, message),
-                profile,
-                event_callbacks=events,
-                **options,
-            ),
-        ]
+        self.needed_since = self.needed_since or time.monotonic()
+        wanted = self._reliability()
+        if wanted != self._subscribed_as:
+            self._unsubscribe()
+            self._subscribe(wanted)
 
-    def camera_info_of(self, stamp: Stamp) -> CameraInfo | None:
-        """The camera info with this stamp, or else the latest one, restamped."""
+    def has_publishers(self) -> bool:
+        """Whether anybody publishes what this camera needs."""
+        return self._node.count_publishers(self._topic) > 0
+
+    def camera_info_of(self, stamp: Stamp, size: tuple[int, int] | None) -> CameraInfo | None:
+        """The camera info with this stamp, or else the latest one, restamped.
+
+        :param size: height and width of the image, if known; the latest one has to have it.
+        """
         exact = self._infos.get(stamp)
         latest = next(reversed(list(self._infos.values())), None)
         if exact is not None or latest is None:
             return exact
+        if size is not None and (latest.height, latest.width) not in (size, (0, 0)):
+            return None
         restamped = copy.deepcopy(latest)
         restamped.header.stamp.sec, restamped.header.stamp.nanosec = stamp
         return restamped
@@ -160,8 +160,50 @@ class Camera:
         for publisher in (*publishers, self.heat_maps, self.side_by_sides):
             self._node.destroy_publisher(publisher)
 
+    def _subscribe(self, reliability: ReliabilityPolicy | None) -> None:
+        self._subscribed_as = reliability
+        if reliability is None:
+            return
+        profile = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=DEPTH, reliability=reliability)
+        # Reliability is settled: see _declare_reliability().
+        kinds = (QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.DURABILITY)
+        events = _events(
+            SubscriptionEventCallbacks,
+            message_lost=self._on_message_lost,
+            incompatible_qos=self._on_incompatible,
+            matched=lambda _: self._on_change(),
+        )
+        infos = self._node.create_subscription(
+            CameraInfo, f'{self._prefix}camera_info', self._on_camera_info, INFO_PROFILE
+        )
+        self._subscriptions.append(infos)
+        images = _with_events(
+            self._node.create_subscription,
+            self._input_type,
+            self._topic,
+            lambda message: self._on_image(self, message),
+            profile,
+            event_callbacks=events,
+            qos_overriding_options=QoSOverridingOptions(kinds),
+        )
+        self._subscriptions.append(images)
+
+    def _unsubscribe(self) -> None:
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+        if self._subscriptions:  # what was true of that camera
+            self.health.forget()
+            self._infos = OrderedDict()
+        self._subscriptions, self._subscribed_as = [], None
+
+    def _relative(self, topic: str, compressed: bool) -> str:
+        """Name to create with, which remaps it; once remapped it could be hit a second time."""
+        topic = f'{self._prefix}{topic}'
+        return self._node.resolve_topic_name(topic) + '/compressed' if compressed else topic
+
     def _publisher(self, kind: type, topic: str) -> Any:
-        return self._node.create_publisher(
+        return _with_events(
+            self._node.create_publisher,
             kind,
             topic,
             DEPTH,
@@ -187,24 +229,30 @@ class Camera:
         """
         name = f'qos_overrides.{self.topic}.subscription.reliability'
         descriptor = ParameterDescriptor(
-            description='auto (that of the publishers), best_effort or reliable', read_only=True
+            description='auto (as the publishers), best_effort, reliable; empty: parameter qos',
+            read_only=True,
         )
         try:
-            value = self._node.declare_parameter(name, default, descriptor).value
+            value = self._node.declare_parameter(name, '', descriptor).value
         except ParameterAlreadyDeclaredException:
             value = self._node.get_parameter(name).value
+        value = value or default
         if value != 'auto' and value not in RELIABILITY:
             raise ValueError(f'parameter {name} is {value!r}: use auto, best_effort or reliable')
         return value
 
     def _reliability(self) -> ReliabilityPolicy | None:
-        """What to subscribe with; None while there is nobody to decide it.
+        """What to subscribe with; None for a while if there is nobody to decide it.
 
-        To guess and to change it when the camera comes would lose the camera's first frames.
+        To guess and to change it when the camera comes would lose the camera's first frames. But
+        some sources come only when they are asked for: best effort then suits whoever comes.
         """
         if self._qos != 'auto':
             return RELIABILITY[self._qos]
-        publishers = self._node.get_publishers_info_by_topic(self.topic)
+        publishers = self._node.get_publishers_info_by_topic(self._topic)
+        if not publishers and self._subscribed_as is None:
+            waited = time.monotonic() - self.needed_since
+            return ReliabilityPolicy.BEST_EFFORT if waited > WAIT_FOR_CAMERA else None
         if not publishers:  # no reason to change
             return self._subscribed_as
         reliable = all(p.qos_profile.reliability == ReliabilityPolicy.RELIABLE for p in publishers)
@@ -222,8 +270,21 @@ class Camera:
     def _on_message_lost(self, event: Any) -> None:
         self.health.lost += event.total_count_change
 
+    def _on_incompatible(self, event: Any) -> None:
+        self.health.incompatible = True
+        self._on_change()
+
 
 def _events(kind: type, **callbacks: Callable[[Any], None]) -> Any:
     """Event callbacks, of those that this ROS has: Humble has no `matched`."""
     known = inspect.signature(kind.__init__).parameters
     return kind(**{name: callback for name, callback in callbacks.items() if name in known})
+
+
+def _with_events(create: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Create with event callbacks, or without where the middleware has no such events."""
+    try:
+        return create(*arguments, **options)
+    except UnsupportedEventTypeError:
+        del options['event_callbacks']
+        return create(*arguments, **options)

@@ -10,6 +10,7 @@ Parameters are in parameters.py, a camera's topics in camera.py, diagnostics in 
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -27,6 +28,7 @@ from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
+from sensor_msgs.msg import Image
 from std_srvs.srv import SetBool
 
 from dap_led_ros import image_codec
@@ -39,9 +41,8 @@ from dap_led_ros.nodes.messages import Message, stamp_ns
 from dap_led_ros.nodes.parameters import Parameters
 
 LOG_PERIOD = 60.0  # seconds between log lines of the same kind of trouble
-KINDS_REMEMBERED = 100
 FIRST_RETRY, LAST_RETRY = 0.25, 30.0  # seconds without the network after a failure
-PATIENCE = 10.0  # seconds to wait for the worker's last frame
+PATIENCE, LAST_PATIENCE = 3.0, 10.0  # seconds for the worker's last frame; at the node's end
 EXPECTED_AT_START = (ValueError, RuntimeError, OSError, ImportError, ParameterException)
 
 
@@ -63,8 +64,9 @@ class EnhanceNode(LifecycleNode):
         self._lock = threading.Condition()  # guards slots, counts, engine and _active
         self._active = False
         self._worker: threading.Thread | None = None
-        self._retry_at = 0.0
-        self._logged: dict[str, float] = {}
+        self._in_hand: Camera | None = None
+        self._given_up: list[threading.Thread] = []  # workers whose last frame took too long
+        self._logged: dict[tuple[str, str], float] = {}
         self._own_timers: list[Any] = []
         self._diagnostics: Any = None
         self._enable: Any = None
@@ -85,7 +87,7 @@ class EnhanceNode(LifecycleNode):
         """Load the model, warm it up, and create the publishers."""
         try:
             self._wanted = parameters.read(self)
-            self.engine, self._retry_at = Engine(), 0.0
+            self.engine = Engine()
             self._load_model(self._wanted.device)
             detector = None
             if self._wanted.detect:
@@ -97,11 +99,12 @@ class EnhanceNode(LifecycleNode):
             # On the steady clock: a stopped simulation does not stop the reports.
             steady = Clock(clock_type=ClockType.STEADY_TIME)
             self._own_timers = [
-                self.create_timer(0.1, self._review, clock=steady),  # what no event tells
+                self.create_timer(0.25, self._review, clock=steady),  # what no event tells
                 self.create_timer(1.0, self._report, clock=steady),
             ]
         except Exception as error:
-            self.get_logger().error(f'cannot configure: {error}')
+            if self.context.ok():  # else Ctrl-C, and that is no trouble
+                self.get_logger().error(f'cannot configure: {error}')
             self.on_cleanup(state)
             if not isinstance(error, EXPECTED_AT_START):
                 raise
@@ -110,6 +113,9 @@ class EnhanceNode(LifecycleNode):
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start the worker; subscribe wherever somebody listens."""
+        if any(worker.is_alive() for worker in self._given_up):
+            self.get_logger().error('cannot activate: an old frame is not done with, try later')
+            return TransitionCallbackReturn.FAILURE
         self._active = True
         self._worker = threading.Thread(target=self._work, name='enhance', daemon=True)
         self._worker.start()
@@ -143,6 +149,12 @@ class EnhanceNode(LifecycleNode):
         self._enable = self._diagnostics = self._enhancer = None
         return super().on_cleanup(state)
 
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """A transition raised, which rclpy keeps to itself: back to unconfigured."""
+        self.on_deactivate(state)
+        self.on_cleanup(state)
+        return super().on_error(state)
+
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Whatever state it is in: end."""
         self.on_deactivate(state)
@@ -154,13 +166,14 @@ class EnhanceNode(LifecycleNode):
         success = TransitionCallbackReturn.SUCCESS
         return self.trigger_configure() == success and self.trigger_activate() == success
 
-    def close(self) -> None:
-        """End without a lifecycle manager, when the middleware may be down already."""
-        self._stop_worker()
+    def close(self) -> bool:
+        """End, when the middleware may be down already; False if the worker does not."""
+        self._stop_worker(LAST_PATIENCE)
         for camera in self.cameras:
             camera.destroy()
+        return not any(worker.is_alive() for worker in self._given_up)
 
-    def _stop_worker(self) -> None:
+    def _stop_worker(self, patience: float = PATIENCE) -> None:
         with self._lock:
             self._active = False
             for camera in self.cameras:
@@ -169,8 +182,14 @@ class EnhanceNode(LifecycleNode):
                     camera.health.counts.add('dropped', 'node deactivated')
             worker, self._worker = self._worker, None
             self._lock.notify_all()
-        if worker is not None:
-            worker.join(PATIENCE)
+        if worker is None:
+            return
+        worker.join(patience)
+        with self._lock:
+            if worker.is_alive():
+                self._given_up.append(worker)
+                self._in_hand.health.counts.add('dropped', 'unfinished at the end')
+                self.engine.busy_since = None
 
     def _load_model(self, device: str) -> None:
         wanted = self._wanted
@@ -225,10 +244,16 @@ class EnhanceNode(LifecycleNode):
         self._wanted = changed
         for camera in self.cameras:
             camera.stream.settings = changed.stream
+            camera.due = 0.0  # of another max_rate
 
     def _review(self) -> None:
         for camera in self.cameras:
-            camera.review(self._active)
+            try:
+                camera.review(self._active)
+            except Exception as error:
+                if not self.context.ok():
+                    raise
+                self._log_seldom(camera, f'cannot subscribe: {error}', error)
 
     def _report(self) -> None:
         report = DiagnosticArray()
@@ -237,11 +262,12 @@ class EnhanceNode(LifecycleNode):
         with self._lock:
             report.status = [
                 diagnose(
-                    f'{self.get_name()}: {camera.name or "camera"}',
+                    f'{self.get_fully_qualified_name().lstrip("/")}: {camera.name or "camera"}',
                     camera.health,
                     self.engine,
                     topic=camera.topic,
-                    needed=camera.needed,
+                    needed_since=camera.needed_since,
+                    has_publishers=camera.has_publishers(),
                     enabled=now.enabled and now.mode != 'off',
                     latency_budget=now.latency_budget,
                     stuck_after=now.stuck_after,
@@ -257,6 +283,8 @@ class EnhanceNode(LifecycleNode):
             camera, message, came = job
             outcome, cause = self._handle(camera, message, came)
             with self._lock:
+                if threading.current_thread() in self._given_up:
+                    return  # counted already
                 camera.health.counts.add(outcome, cause)
                 self.engine.busy_since = None
 
@@ -274,7 +302,7 @@ class EnhanceNode(LifecycleNode):
             self._turns.remove(camera)
             self._turns.append(camera)
             (message, came), camera.waiting = camera.waiting, None
-            self.engine.busy_since = time.monotonic()
+            self.engine.busy_since, self._in_hand = time.monotonic(), camera
             return camera, message, came
 
     def _handle(self, camera: Camera, message: Message, came: float) -> tuple[str, str]:
@@ -286,17 +314,17 @@ class EnhanceNode(LifecycleNode):
         try:
             result = self._make(camera, message, times)
         except image_codec.ImageError as error:
-            self._log_seldom(f'frame refused: {error}', messages.format_of(message))
+            self._log_seldom(camera, f'frame refused: {error}', error)
             return 'refused', type(error).__name__
         except Exception as error:
-            self._log_seldom(f'frame dropped: {error}', type(error).__name__)
+            self._log_seldom(camera, f'frame dropped: {error}', error)
             return 'dropped', 'failed'
         made = time.monotonic()
         try:
             self._publish(camera, result.message)
         except Exception as error:
             if self.context.ok():  # else the node is ending, and its publishers with it
-                self._log_seldom(f'frame dropped: {error}', type(error).__name__)
+                self._log_seldom(camera, f'frame dropped: {error}', error)
             return 'dropped', 'not published'
         now = time.monotonic()
         times |= {'publish': (now - made) * 1e3, 'total': (now - came) * 1e3}
@@ -308,7 +336,7 @@ class EnhanceNode(LifecycleNode):
             self._publish_extras(camera, result)
         except Exception as error:
             if self.context.ok():
-                self._log_seldom(f'scores or debug images: {error}', type(error).__name__)
+                self._log_seldom(camera, f'scores or debug images: {error}', error)
         return result.outcome, result.cause
 
     def _make(self, camera: Camera, message: Message, times: dict[str, float]) -> _Result:
@@ -318,32 +346,32 @@ class EnhanceNode(LifecycleNode):
         """
         wanted, start = self._wanted, time.monotonic()
         as_it_came = messages.can_go_as_it_came(message, wanted)
-        if not wanted.enabled and as_it_came:
+        if not wanted.enabled and as_it_came and camera.detections is None:
             return _Result(message, 'passed_through', 'disabled')
         try:
             frame, encoding = messages.decode(message)
         except image_codec.UnsupportedEncodingError as error:
             if not as_it_came:
                 raise
-            self._log_seldom(f'frame passed through: {error}', messages.format_of(message))
+            self._log_seldom(camera, f'frame passed through: {error}', error)
             return _Result(message, 'passed_through', 'encoding')
         encoding = wanted.output_encoding or encoding
         times['decode'] = (time.monotonic() - start) * 1e3
 
-        enhanced, cause = None, self._why_not(frame)
+        enhanced, cause = None, self._why_not(camera, frame)
         if not cause:
             try:
                 enhanced = camera.stream.enhance(frame, stamp_ns(message))
             except Exception as error:
-                self._failed(error)
+                self._failed(camera, error)
                 cause = 'failed'
             else:
-                self._succeeded()
+                self._succeeded(camera)
                 times |= enhanced.milliseconds
                 with self._lock:
                     camera.health.degradation = enhanced.degradation
                 if enhanced.weight == 0:
-                    cause = 'good' if enhanced.degradation else 'mode off'
+                    cause = 'good' if enhanced.degradation else 'mode off or strength 0'
         if cause and as_it_came:
             return _Result(message, 'passed_through', cause, frame, enhanced)
         start = time.monotonic()
@@ -352,29 +380,33 @@ class EnhanceNode(LifecycleNode):
         outcome = 'passed_through' if cause else 'enhanced'
         return _Result(encoded, outcome, cause, frame, enhanced)
 
-    def _why_not(self, frame: np.ndarray) -> str:
+    def _why_not(self, camera: Camera, frame: np.ndarray) -> str:
         """Why the network shall not see this frame; empty if it shall."""
         if not self._wanted.enabled:
             return 'disabled'
         if min(frame.shape[:2]) < MIN_SIDE:
             least = f'{MIN_SIDE}x{MIN_SIDE}'
             height, width = frame.shape[:2]
-            self._log_seldom(
-                f'frame passed through: {width}x{height}: the least is {least}', least
-            )
+            small = ValueError(f'{width}x{height}: the least is {least}')
+            self._log_seldom(camera, f'frame passed through: {small}', small)
             return f'smaller than {least}'
-        return 'after a failure' if time.monotonic() < self._retry_at else ''
+        return 'after a failure' if time.monotonic() < camera.health.retry_at else ''
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, camera: Camera, error: Exception) -> None:
         """Leave the network alone for a while; move from a GPU that fails to the CPU."""
         text = (str(error) or type(error).__name__).splitlines()[0]
         with self._lock:
-            self.engine.failures += 1
-            self.engine.error = text
-            failures = self.engine.failures
+            camera.health.failures += 1
+            camera.health.error = text
+            failures = camera.health.failures
         pause = min(LAST_RETRY, FIRST_RETRY * 2 ** (failures - 1))
-        self._log_seldom(f'frame passed through: {text}', type(error).__name__)
-        if self._wanted.device == 'auto' and 'cpu' not in self.engine.provider.lower():
+        self._log_seldom(camera, f'frame passed through: {text}', error)
+        frame_is_wrong = isinstance(error, ValueError)
+        if (
+            not frame_is_wrong
+            and self._wanted.device == 'auto'
+            and 'cpu' not in self.engine.provider.lower()
+        ):
             self.get_logger().error(f'{self.engine.provider} fails, moving to the CPU: {text}')
             try:
                 self._load_model('cpu')
@@ -382,17 +414,20 @@ class EnhanceNode(LifecycleNode):
                 self.get_logger().error(f'the CPU cannot take over: {worse}')
             else:
                 pause, self.engine.fell_back = 0.0, text
-                for camera in self.cameras:
-                    camera.stream = self._enhancer.stream(self._wanted.stream)
-        self._retry_at = time.monotonic() + pause
+                for every in self.cameras:
+                    every.stream = self._enhancer.stream(self._wanted.stream)
+                    every.health.retry_at = 0.0
+        camera.health.retry_at = time.monotonic() + pause
 
-    def _succeeded(self) -> None:
+    def _succeeded(self, camera: Camera) -> None:
         with self._lock:
-            self.engine.failures = 0
+            camera.health.failures = 0
 
     def _publish(self, camera: Camera, message: Message) -> None:
+        """The frame, and beside it its camera info; that it has none is no trouble."""
         stamp = (message.header.stamp.sec, message.header.stamp.nanosec)
-        info = camera.camera_info_of(stamp)
+        size = (message.height, message.width) if isinstance(message, Image) else None
+        info = camera.camera_info_of(stamp, size)
         camera.images.publish(message)
         if info is not None:
             camera.infos.publish(info)
@@ -407,7 +442,11 @@ class EnhanceNode(LifecycleNode):
             camera.detections.offer(header, shown)
         if camera.detections_raw is not None:
             camera.detections_raw.offer(header, frame)
-        if enhanced is not None and camera.degradations.get_subscription_count():
+        if (
+            enhanced is not None
+            and enhanced.degradation
+            and camera.degradations.get_subscription_count()
+        ):
             message = Vector3Stamped(header=header)
             scores = enhanced.degradation
             message.vector.x = scores.get('low_light', 0.0)
@@ -427,14 +466,12 @@ class EnhanceNode(LifecycleNode):
         """Seconds since the frame's stamp, on the node's clock."""
         return (self.get_clock().now().nanoseconds - stamp_ns(message)) * 1e-9
 
-    def _log_seldom(self, text: str, kind: str) -> None:
-        """Log each kind of trouble with its first frame and then once a minute."""
-        now = time.monotonic()
+    def _log_seldom(self, camera: Camera, text: str, error: Exception) -> None:
+        """Log each kind of trouble of a camera with its first frame and then once a minute."""
+        kind, now = (camera.name, type(error).__name__), time.monotonic()
         if now - self._logged.get(kind, -LOG_PERIOD) >= LOG_PERIOD:
-            if len(self._logged) >= KINDS_REMEMBERED:  # garbage in the encoding: stay small
-                self._logged.clear()
             self._logged[kind] = now
-            self.get_logger().error(text)
+            self.get_logger().error(f'{camera.topic}: {text}')
 
 
 @dataclass(frozen=True)
@@ -480,9 +517,11 @@ def run(make: Callable[[], EnhanceNode], arguments: list[str] | None) -> int:
         if rclpy.ok():  # else Ctrl-C took the middleware away under a callback
             raise
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C shall not interrupt the end
-    node.close()
+    has_ended = node.close()
     # Not the node's logger, whose way to /rosout is closed after Ctrl-C.
     rclpy.logging.get_logger('dap_led_ros').info(str(node.counts))
+    if not has_ended:
+        os._exit(1)  # Python would abort on a thread that is still in the network
     node.destroy_node()
     if rclpy.ok():
         rclpy.shutdown()

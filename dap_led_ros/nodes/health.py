@@ -1,6 +1,7 @@
 """What the node knows of itself, per camera, and how it says so on /diagnostics.
 
-received = enhanced + passed_through + dropped + refused, always; each but `enhanced` has causes.
+received = enhanced + passed_through + dropped + refused + in progress (at most two of a camera),
+always; each but `enhanced` has causes.
 """
 
 from __future__ import annotations
@@ -38,6 +39,11 @@ class Counts:
         """How many frames ended so."""
         return sum(count for (name, _), count in self._causes.items() if name == outcome)
 
+    @property
+    def in_progress(self) -> int:
+        """Frames that wait or that the worker has in hand: two at the most."""
+        return self.received - sum(self._causes.values())
+
     def causes(self) -> dict[str, int]:
         """How many frames for each 'outcome: cause'."""
         return {f'{name}: {cause}': n for (name, cause), n in self._causes.items() if cause}
@@ -69,6 +75,19 @@ class Health:
     lost: int = 0
     """Messages that the middleware lost on their way, so far."""
     lost_reported: int = 0
+    failures: int = 0
+    """Inferences that failed in a row."""
+    error: str = ''
+    retry_at: float = 0.0
+    """Until then the network does not see this camera's frames, monotonic."""
+
+    incompatible: bool = False
+    """Whether a publisher was refused because of its QoS."""
+
+    def forget(self) -> None:
+        """Begin anew with what was true of a subscription; counts stay."""
+        self.stages, self.degradation, self.incompatible = {}, {}, False
+        self.age.clear()
 
     def add_times(self, milliseconds: dict[str, float]) -> None:
         """Remember how long the stages of a frame took."""
@@ -84,9 +103,6 @@ class Engine:
     provider: str = ''
     fell_back: str = ''
     """Why the model moved to the CPU while running; empty: it did not."""
-    failures: int = 0
-    """Inferences that failed in a row."""
-    error: str = ''
     busy_since: float | None = None
     """When the worker began the frame that it has in hand, monotonic."""
 
@@ -97,7 +113,8 @@ def diagnose(
     engine: Engine,
     *,
     topic: str,
-    needed: bool,
+    needed_since: float | None,
+    has_publishers: bool,
     enabled: bool,
     latency_budget: float,
     stuck_after: float,
@@ -105,7 +122,7 @@ def diagnose(
     """One camera's status, the worst finding first.
 
     :param name: of the status; conventionally 'node: task'.
-    :param needed: whether somebody listens.
+    :param needed_since: since when somebody listens, monotonic; None: nobody does.
     :param latency_budget: seconds.
     :param stuck_after: seconds.
     """
@@ -114,23 +131,29 @@ def diagnose(
     newly_lost = health.lost - health.lost_reported
     health.lost_reported = health.lost
     busy = now - engine.busy_since if engine.busy_since is not None else 0.0
-    silence = now - health.arrivals[-1] if health.arrivals else None
+    needed = needed_since is not None
+    silence = now - max([needed_since or now, *list(health.arrivals)[-1:]])
+    is_fresh = bool(health.departures) and now - health.departures[-1] < RATE_WINDOW
     findings = []
     if busy > stuck_after:
         findings.append((DiagnosticStatus.ERROR, f'stuck in one frame for {busy:.1f} s'))
-    if engine.failures >= FAILURES_FOR_ERROR:
+    if health.failures >= FAILURES_FOR_ERROR:
         findings.append(
-            (DiagnosticStatus.ERROR, f'{engine.failures} failures in a row: {engine.error}')
+            (DiagnosticStatus.ERROR, f'{health.failures} failures in a row: {health.error}')
         )
-    if needed and (silence is None or silence > SILENCE):
-        findings.append((DiagnosticStatus.STALE, f'no images on {topic}'))
+    if needed and silence > SILENCE:
+        if health.incompatible:
+            text = f'{topic} is best effort and this node reliable: set the parameter qos to auto'
+            findings.append((DiagnosticStatus.WARN, text))
+        text = 'no images on' if has_publishers else 'nobody publishes'
+        findings.append((DiagnosticStatus.STALE, f'{text} {topic}'))
     if newly_lost:
         findings.append((DiagnosticStatus.WARN, f'{newly_lost} images lost: {LOSS_REMEDY}'))
-    if engine.failures:
-        findings.append((DiagnosticStatus.WARN, f'enhancement failed: {engine.error}'))
+    if health.failures:
+        findings.append((DiagnosticStatus.WARN, f'enhancement failed: {health.error}'))
     if engine.fell_back:
         findings.append((DiagnosticStatus.WARN, f'on the CPU: {engine.fell_back}'))
-    if latency > latency_budget * 1e3:
+    if is_fresh and latency > latency_budget * 1e3:
         findings.append(
             (DiagnosticStatus.WARN, f'latency {latency:.0f} ms, budget {latency_budget:.3g} s')
         )
@@ -140,7 +163,7 @@ def diagnose(
         findings.append((DiagnosticStatus.OK, 'disabled: frames pass through'))
     findings.append((DiagnosticStatus.OK, f'{_rate(health.departures, now):.1f} frames/s'))
 
-    status = DiagnosticStatus(name=name, hardware_id=engine.model)
+    status = DiagnosticStatus(name=name, hardware_id=topic)
     status.level, status.message = findings[0]
     values = {
         'model': engine.model,
@@ -151,6 +174,7 @@ def diagnose(
         'age (ms)': f'{_median(health.age):.1f}',
         'received': str(health.counts.received),
         **{name: str(health.counts.of(name)) for name in OUTCOMES},
+        'in progress': str(health.counts.in_progress),
         **{cause: str(count) for cause, count in sorted(health.counts.causes().items())},
         'lost before the node': str(health.lost),
         **{name: f'{score:.2f}' for name, score in health.degradation.items()},

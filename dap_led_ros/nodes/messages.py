@@ -53,11 +53,6 @@ def can_go_as_it_came(message: Message, wanted: Parameters) -> bool:
     return message.encoding == encoding
 
 
-def format_of(message: Message) -> str:
-    """What the message says of its encoding."""
-    return message.format if isinstance(message, CompressedImage) else message.encoding
-
-
 def stamp_ns(message: Message) -> int:
     """Stamp in nanoseconds."""
     return message.header.stamp.sec * 10**9 + message.header.stamp.nanosec

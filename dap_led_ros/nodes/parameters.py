@@ -17,18 +17,20 @@ from rcl_interfaces.msg import (
     ParameterDescriptor,
     SetParametersResult,
 )
+from rclpy.exceptions import ParameterUninitializedException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from dap_led_ros import image_codec
 from dap_led_ros.inference import weights
 from dap_led_ros.inference.backends.onnx import DEVICES
+from dap_led_ros.inference.enhancer import MIN_SIDE
 from dap_led_ros.inference.stream import MODES, StreamSettings
 
 QOS = ('auto', 'sensor_data', 'reliable')
 INPUT_TRANSPORTS = ('raw', 'compressed')
 OUTPUT_TRANSPORTS = ('raw', 'jpeg', 'png')
-_NAME = re.compile(r'(/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*)?')
+_NAME = re.compile(r'([A-Za-z_]\w*(/[A-Za-z_]\w*)*)?')
 
 
 def _parameter(default: Any, description: str, **more: Any) -> Any:
@@ -61,7 +63,7 @@ class Parameters:
     )
     threads: int = _parameter(
         0,
-        'Threads of one inference; 0 is one per physical core.',
+        'Threads of one inference; 0 is one per usable core, and 8 at the most.',
         limits=(0, 256),
         changes='unconfigured',
     )
@@ -193,7 +195,7 @@ def read(node: Node) -> Parameters:
 
     :raises ValueError: a value that is none of the allowed ones; the text says which are.
     """
-    values = {s.name: node.get_parameter(ros_name(s)).value for s in fields(Parameters)}
+    values = {s.name: _value(node, ros_name(s)) for s in fields(Parameters)}
     return check(Parameters(**{n: _converted(n, value) for n, value in values.items()}))
 
 
@@ -210,9 +212,13 @@ def check(parameters: Parameters) -> Parameters:
     for size in parameters.warm_up:
         if size and not re.fullmatch(r'[1-9]\d{1,4}x[1-9]\d{1,4}', size):
             raise ValueError(f'parameter warm_up has {size!r}: write sizes as 640x480')
-    names = parameters.cameras
+        if size and min(map(int, size.split('x'))) < MIN_SIDE:
+            raise ValueError(f'parameter warm_up has {size}: the least is {MIN_SIDE}x{MIN_SIDE}')
+    names = [name.lstrip('/') for name in parameters.cameras]
     if not names or len(set(names)) < len(names) or not all(map(_NAME.fullmatch, names)):
-        raise ValueError(f'parameter cameras is {list(names)}: use distinct names, such as front')
+        raise ValueError(
+            f'parameter cameras is {list(parameters.cameras)}: use distinct names, such as front'
+        )
     parameters.stream  # noqa: B018, it checks its own
     return parameters
 
@@ -274,6 +280,13 @@ def _descriptor(default: Any, metadata: Mapping[str, Any]) -> ParameterDescripto
 def ros_name(spec: Field) -> str:
     """Name of a field of Parameters as a ROS parameter."""
     return spec.metadata.get('name', spec.name)
+
+
+def _value(node: Node, name: str) -> Any:
+    try:
+        return node.get_parameter(name).value
+    except ParameterUninitializedException:  # what rclpy makes of an empty list
+        return []
 
 
 def _converted(name: str, value: Any) -> Any:
