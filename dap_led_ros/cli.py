@@ -1,4 +1,4 @@
-"""The command line: dap-led enhance | replay | compare | doctor."""
+"""The command line: dap-led enhance | replay | compare | export | info | benchmark | doctor."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 # Only what a broken installation has too: `dap-led doctor` must run where OpenCV does not.
-from dap_led_ros import doctor
+from dap_led_ros import doctor, model_commands
 from dap_led_ros.evaluation.commands import add_commands as add_evaluation
 
 
@@ -29,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     enhance.add_argument('--overwrite', action='store_true', help='replace files that exist')
     enhance.set_defaults(run=_enhance)
     add_evaluation(commands)
+    model_commands.add_commands(commands)
     commands.add_parser('doctor', help='check this installation').set_defaults(run=_doctor)
     options = parser.parse_args(arguments)
     try:

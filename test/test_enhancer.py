@@ -12,6 +12,7 @@ import pytest
 
 from dap_led_ros import sample
 from dap_led_ros.inference import Enhancer, enhancer, weights
+from dap_led_ros.inference.backends.onnx import default_threads
 
 
 @pytest.fixture(scope='module')
@@ -116,8 +117,9 @@ def test_a_model_of_another_kind_is_said_so(tmp_path):
 def test_a_model_that_changes_the_size_is_refused(night):
     class Doubling:
         provider = 'none'
+        takes_frames = guided = False
 
-        def run(self, frames):
+        def run(self, frames, heatmap=None):
             return frames.repeat(2, axis=2)
 
     with pytest.raises(ValueError, match='model x2 changes'):
@@ -127,13 +129,71 @@ def test_a_model_that_changes_the_size_is_refused(night):
 def test_a_device_that_is_not_there_is_an_error():
     import onnxruntime
 
-    with pytest.raises(ValueError, match='use one of auto, cpu, cuda'):
+    with pytest.raises(ValueError, match='use one of auto, cpu, cuda, tensorrt'):
         Enhancer.load(device='gpu')
     assert Enhancer.load(device='cpu').provider == 'CPUExecutionProvider'
     if 'CUDAExecutionProvider' in onnxruntime.get_available_providers():
         pytest.skip('this machine has CUDA')
-    with pytest.raises(RuntimeError, match='install onnxruntime-gpu'):
-        Enhancer.load(device='cuda')
+    for device in ('cuda', 'tensorrt'):
+        with pytest.raises(RuntimeError, match=f'device is {device}.*install onnxruntime-gpu'):
+            Enhancer.load(device=device)
+
+
+def test_a_device_that_does_not_start_is_an_error_and_auto_goes_on(monkeypatch):
+    """What a missing CUDA library does: the provider is listed, and the session is without it."""
+    import onnxruntime
+
+    if 'CUDAExecutionProvider' in onnxruntime.get_available_providers():
+        pytest.skip('this machine has CUDA')
+    listed = ['TensorrtExecutionProvider', 'CUDAExecutionProvider', 'CPUExecutionProvider']
+    monkeypatch.setattr(onnxruntime, 'get_available_providers', lambda: listed)
+    for device in ('cuda', 'tensorrt'):
+        with pytest.raises(RuntimeError, match=f'device is {device}, but .* failed to start'):
+            Enhancer.load(device=device)
+    assert Enhancer.load(device='auto').provider == 'CPUExecutionProvider'
+
+
+def test_score_and_network_are_the_two_halves_of_enhance(default, night):
+    whole = default.enhance(night[0])
+    enhanced, milliseconds = default.network(night[0])
+    np.testing.assert_array_equal(enhanced, whole.frame)
+    assert set(milliseconds) == {'convert_in', 'infer', 'convert_out'}
+    assert default.score(night[0]) == whole.degradation
+    assert whole.weight == 1.0
+    for call in (default.score, default.network):
+        with pytest.raises(ValueError, match='64x15'):
+            call(np.zeros((15, 64, 3), np.uint8))
+
+
+def test_a_precision_that_the_file_does_not_have_is_said():
+    with pytest.raises(ValueError, match='has its own precision'):
+        Enhancer.load(precision='fp16')
+
+
+def test_threads_are_those_that_the_process_may_use(monkeypatch):
+    for usable, cores, threads in ((2, 2, 0), (4, 4, 0), (2, 16, 2), (16, 16, 8), (96, 192, 8)):
+        monkeypatch.setattr('os.sched_getaffinity', lambda _, n=usable: set(range(n)))
+        monkeypatch.setattr('os.cpu_count', lambda n=cores: n)
+        assert default_threads() == threads
+
+
+def test_a_checkpoint_in_lower_precision_is_the_same_picture(night):
+    pytest.importorskip('torch', reason="no torch: pip install 'dap_led_ros[train]'")
+    path = str(weights.checkpoint('nano'))
+    frame = np.ascontiguousarray(night[0][:128, :160])
+    full = Enhancer.load(path, 'cpu', precision='fp32')
+    assert full.provider == Enhancer.load(path, 'cpu').provider == 'torch cpu fp32'
+    assert (
+        np.abs(full.network(frame)[0].astype(int) - Enhancer.load().network(frame)[0]).max() <= 1
+    )
+    for precision, least in (('bf16', 30), ('fp16', 45)):
+        lower = Enhancer.load(path, 'cpu', precision=precision)
+        assert lower.provider == f'torch cpu {precision}'
+        assert cv2.PSNR(lower.network(frame)[0], full.network(frame)[0]) > least
+    with pytest.raises(ValueError, match='use one of auto, fp32'):
+        Enhancer.load(path, 'cpu', precision='int4')
+    with pytest.raises(ValueError, match=r'TensorRT runs \.onnx'):
+        Enhancer.load(path, 'tensorrt')
 
 
 def test_the_default_path_imports_neither_torch_nor_ros():

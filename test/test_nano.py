@@ -7,9 +7,8 @@ import pytest
 
 torch = pytest.importorskip('torch', reason="no torch: pip install 'dap_led_ros[train]'")
 
-from dap_led_ros.inference import Enhancer, weights
+from dap_led_ros.inference import Enhancer, export, weights
 from dap_led_ros.models.nano import PRESETS, Nano
-from dap_led_training import export
 
 
 def random_tiny() -> Nano:

@@ -79,8 +79,34 @@ class LayerNorm(nn.LayerNorm):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+class Products(nn.Module):
+    """What channel attention knows of the frame as a whole: means over its pixels, no more.
+
+    A module of its own so that a hook can put the whole frame's in place of a tile's.
+    """
+
+    def forward(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Means of q k^T (B, heads, c, c), q^2 and k^2 (B, heads, c, 1) of (B, heads, c, N).
+
+        In fp32.
+        """
+        count = query.shape[-1]
+        if query.dtype == torch.float16:  # a sum over a frame is more than fp16 can hold
+            query, key, count = query * count**-0.5, key * count**-0.5, 1
+        return (
+            (query @ key.transpose(-2, -1)).float() / count,
+            torch.linalg.vector_norm(query, dim=-1, keepdim=True).float() ** 2 / count,
+            torch.linalg.vector_norm(key, dim=-1, keepdim=True).float() ** 2 / count,
+        )
+
+
 class ChannelAttention(nn.Module):
-    """Multi-Dconv-head transposed attention (Restormer, section 3.1): over channels."""
+    """Multi-Dconv-head transposed attention (Restormer, section 3.1): over channels.
+
+    Written so that it touches the frame less often than the equations read: queries and keys are
+    not divided by their norms, their products are; and the last 1x1 convolution is multiplied with
+    the attention's weights, so that values are mixed once and not twice.
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -88,6 +114,7 @@ class ChannelAttention(nn.Module):
         self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
         self.qkv = nn.Conv2d(width, 3 * width, 1, bias=False)
         self.local = nn.Conv2d(3 * width, 3 * width, 3, padding=1, groups=3 * width, bias=False)
+        self.products = Products()
         self.project = nn.Conv2d(width, width, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -95,9 +122,13 @@ class ChannelAttention(nn.Module):
         height, width = x.shape[-2:]
         qkv = self.local(self.qkv(x)).flatten(2).unflatten(1, (3, self.heads, -1))
         query, key, value = qkv.unbind(1)  # (B, heads, channels of a head, H * W)
-        query, key = functional.normalize(query, dim=-1), functional.normalize(key, dim=-1)
-        weights = (query @ key.transpose(-2, -1) * self.temperature).softmax(-1)
-        return self.project((weights @ value).flatten(1, 2).unflatten(2, (height, width)))
+        products, queries, keys = self.products(query, key)
+        norms = [torch.rsqrt(squares.clamp_min(1e-24)) for squares in (queries, keys)]
+        cosines = products * norms[0] * norms[1].transpose(-2, -1)
+        weights = (cosines * self.temperature).softmax(-1).to(value.dtype)
+        project = self.project.weight.flatten(1).unflatten(1, (self.heads, -1)).transpose(0, 1)
+        mixed = (project @ weights).transpose(1, 2).flatten(2)  # (B, width, width)
+        return (mixed @ value.flatten(1, 2)).unflatten(2, (height, width))
 
 
 class GatedFeedForward(nn.Module):

@@ -163,9 +163,15 @@ class OnnxBackend:
         raise AssertionError('unreachable')
 
     def _open(
-        self, path: Path, fixed: dict[str, np.ndarray] | None = None, graph: bool = False
+        self,
+        path: Path,
+        fixed: dict[str, np.ndarray] | None = None,
+        graph: bool = False,
+        wanted: list[str] | None = None,
     ) -> Any:
         """A session; of one size if `fixed` has tensors of that size.
+
+        :param wanted: providers in place of the device's own.
 
         :raises ValueError: the file is no model.
         """
@@ -182,7 +188,9 @@ class OnnxBackend:
                 sizes |= dict(zip('hw', fixed['heatmap'].shape[2:]))
             for name, size in sizes.items():
                 options.add_free_dimension_override_by_name(name, size)
-        providers = [(name, provider_options(name, path, shape, graph)) for name in self._wanted]
+        providers = [
+            (name, provider_options(name, path, shape, graph)) for name in wanted or self._wanted
+        ]
         try:
             return self._runtime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # ONNX Runtime raises many classes of its own
@@ -194,7 +202,9 @@ class OnnxBackend:
             raise FileNotFoundError(
                 f'{self._path} needs {path.name} beside it: dap-led export writes both'
             )
-        return self._open(path)
+        # It takes frames of any size, for which TensorRT would build engines again and again.
+        wanted = [name for name in self._wanted if not name.startswith('Tensorrt')]
+        return self._open(path, wanted=wanted)
 
 
 class FixedSize:

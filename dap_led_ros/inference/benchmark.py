@@ -1,0 +1,365 @@
+"""How fast a model runs on this machine, beside what the machine can do: dap-led benchmark.
+
+All methods take turns, frame by frame, so that what else the machine does hits them alike; times
+are medians and 95th percentiles of the whole way from uint8 frame to uint8 frame, without the
+scorer. The limit is a stack of 3x3 convolutions, 64 to 64 features at 1/4 of the frame's size,
+with as many multiply-accumulates as the model, in the same runtime. Memory and cold start are
+those of a process that does nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from dap_led_ros import sample
+from dap_led_ros.inference import weights
+from dap_led_ros.inference.backends.onnx import OnnxBackend, default_threads
+from dap_led_ros.inference.enhancer import Enhancer
+from dap_led_ros.inference.info import describe
+
+WARM_UP = 3
+CLAHE, EAGER, LIMIT = 'OpenCV CLAHE', 'torch fp32, eager', 'limit: 3x3 convolutions'
+_FEATURES = 64
+
+Method = Callable[[np.ndarray], dict[str, float]]
+"""Enhances a frame; returns milliseconds by stage, {} where there are none."""
+
+ALONE = """
+import sys, time
+start = time.perf_counter()
+import numpy
+from dap_led_ros.inference import Enhancer
+model, device, threads, tile, width, height = sys.argv[1:]
+enhancer = Enhancer.load(model, device, int(threads), tile=int(tile))
+enhancer.enhance(numpy.full((int(height), int(width), 3), 9, numpy.uint8))
+print(time.perf_counter() - start)
+for _ in range(3):
+    enhancer.network(numpy.full((int(height), int(width), 3), 9, numpy.uint8))
+try:
+    # Not getrusage(): what it says of a child begins with what its parent had.
+    lines = open('/proc/self/status').read().splitlines()
+    print(next(int(line.split()[1]) for line in lines if line.startswith('VmHWM')) / 1024)
+except (OSError, StopIteration):
+    print('')
+try:
+    import os, subprocess
+    query = ['nvidia-smi', '--query-compute-apps=pid,used_memory', '--format=csv,noheader,nounits']
+    apps = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()
+    used = dict(map(int, line.split(',')) for line in apps)
+    print(used.get(os.getpid(), ''))
+except (OSError, subprocess.CalledProcessError, ValueError):
+    print('')
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method at one size; None is not measured."""
+
+    method: str
+    size: str
+    provider: str
+    median_ms: float
+    p95_ms: float
+    network_ms: float | None
+    """Median of the network alone, without conversion."""
+    gmac: float | None
+    gmac_per_s: float | None
+    """Of the network alone."""
+    share_of_limit: float | None
+    rss_mb: float | None = None
+    gpu_mb: float | None = None
+    cold_start_s: float | None = None
+    """From the first import to the first enhanced frame."""
+
+
+def benchmark(
+    models: list[str],
+    sizes: list[tuple[int, int]],
+    device: str = 'auto',
+    threads: int = 0,
+    frames: int = 30,
+    tile: int = 0,
+) -> list[Row]:
+    """Measure models at sizes (width, height), and the baselines beside them.
+
+    :param frames: of each method at each size.
+    :raises FileNotFoundError: there is no such model.
+    :raises RuntimeError: the device is not there.
+    """
+    cv2.setNumThreads(threads or default_threads() or -1)
+    enhancers = {model: Enhancer.load(model, device, threads, tile=tile) for model in models}
+    rows = []
+    for width, height in sizes:
+        night = next(iter(sample.night_sequence(1)))[0]
+        frame = cv2.resize(night, (width, height), interpolation=cv2.INTER_AREA)
+        methods: dict[str, Method] = {CLAHE: clahe}
+        providers = {CLAHE: 'cpu'}
+        gmacs: dict[str, float] = {}
+        for model, enhancer in enhancers.items():
+            gmac = gmac_of(weights.find(model), width, height)
+            timed = {model: (enhancer, _staged(enhancer))}
+            if eager := _eager(model, device, threads):
+                timed[f'{model}: {EAGER}'] = (eager, _staged(eager))
+            if gmac and (limit := _limit(gmac, (width, height), device, threads)):
+                timed[f'{model}: {LIMIT}'] = limit
+            for name, (owner, method) in timed.items():
+                methods[name], providers[name] = method, owner.provider
+                if gmac:
+                    gmacs[name] = gmac
+        times = take_turns(methods, frame, frames)
+        for name, stages in times.items():
+            rows.append(
+                _row(name, (width, height), providers[name], stages, gmacs.get(name), times)
+            )
+        for index, row in enumerate(rows):
+            if row.method in enhancers and row.size == f'{width}x{height}':
+                alone = _alone(row.method, device, threads, tile, (width, height))
+                rows[index] = Row(**(asdict(row) | alone))
+    return rows
+
+
+def take_turns(
+    methods: dict[str, Method], frame: np.ndarray, count: int
+) -> dict[str, dict[str, list[float]]]:
+    """Milliseconds of each method, by stage (whole, and its own), frame by frame in turn."""
+    times: dict[str, dict[str, list[float]]] = {name: {} for name in methods}
+    for index in range(WARM_UP + count):
+        for name, method in methods.items():
+            start = time.perf_counter()
+            stages = method(frame)
+            whole = (time.perf_counter() - start) * 1e3
+            if index >= WARM_UP:
+                for stage, value in ({'whole': whole} | stages).items():
+                    times[name].setdefault(stage, []).append(value)
+    return times
+
+
+def clahe(frame: np.ndarray) -> dict[str, float]:
+    """Contrast-limited histogram equalisation of the lightness: brightens, does not deblur."""
+    lab = cv2.cvtColor(frame, cv2.COLOR_RGB2LAB)
+    lightness, a, b = cv2.split(lab)
+    lightness = cv2.createCLAHE(2.0, (8, 8)).apply(lightness)
+    cv2.cvtColor(cv2.merge([lightness, a, b]), cv2.COLOR_LAB2RGB)
+    return {}
+
+
+def gmac_of(path: Path, width: int, height: int) -> float | None:
+    """1e9 multiply-accumulates of one frame, by what export wrote into the file."""
+    noted = describe(path).get('gmac_per_megapixel')
+    return float(noted) * width * height / 1e6 if noted else None
+
+
+def _staged(enhancer: Enhancer) -> Method:
+    return lambda frame: enhancer.network(frame)[1]
+
+
+def _eager(model: str, device: str, threads: int) -> Enhancer | None:
+    """The same network in torch, where there are a checkpoint and torch."""
+    try:
+        path = weights.checkpoint(str(Path(model).with_suffix('.safetensors')))
+    except FileNotFoundError:
+        try:
+            path = weights.checkpoint(model)
+        except FileNotFoundError:
+            return None
+    try:
+        from dap_led_ros.inference.backends.torch import TorchBackend
+
+        device = 'auto' if device == 'tensorrt' else device
+        return Enhancer(TorchBackend(path, device, threads, 'fp32'), path.stem)
+    except RuntimeError:
+        return None
+
+
+def _limit(
+    gmac: float, size: tuple[int, int], device: str, threads: int
+) -> tuple[OnnxBackend, Method] | None:
+    """Dense convolutions with these MACs; None where the package onnx is missing."""
+    try:
+        import onnx
+    except ImportError:
+        return None
+    width, height = (side // 4 for side in size)
+    count = max(1, round(gmac * 1e9 / (9 * _FEATURES**2 * width * height)))
+    rng = np.random.default_rng(0)
+    kernel = rng.normal(0, 0.03, (_FEATURES, _FEATURES, 3, 3)).astype(np.float32)
+    shape = [1, _FEATURES, height, width]
+    ends = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name in ('x0', f'x{count}')
+    ]
+    nodes = [
+        onnx.helper.make_node('Conv', [f'x{i}', f'w{i}'], [f'x{i + 1}'], pads=[1, 1, 1, 1])
+        for i in range(count)
+    ]
+    weights_ = [onnx.numpy_helper.from_array(kernel, f'w{i}') for i in range(count)]
+    graph = onnx.helper.make_graph(nodes, 'limit', ends[:1], ends[1:], weights_)
+    opset = [onnx.helper.make_opsetid('', 18)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / 'limit.onnx'
+        onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=9), path)
+        backend = OnnxBackend(path, device, threads)
+    tensor = rng.random(shape, dtype=np.float32)
+    scale = gmac * 1e9 / (9 * _FEATURES**2 * width * height * count)
+
+    def run(_: np.ndarray) -> dict[str, float]:
+        start = time.perf_counter()
+        backend.run(tensor)
+        return {'infer': (time.perf_counter() - start) * 1e3 * scale}
+
+    return backend, run
+
+
+def _row(
+    name: str,
+    size: tuple[int, int],
+    provider: str,
+    stages: dict[str, list[float]],
+    gmac: float | None,
+    times: dict[str, dict[str, list[float]]],
+) -> Row:
+    network = float(np.median(stages['infer'])) if 'infer' in stages else None
+    rate = gmac / network * 1e3 if gmac and network else None
+    limit = times.get(f'{name.split(": ")[0]}: {LIMIT}')
+    share = float(np.median(limit['infer'])) / network if limit and network else None
+    return Row(
+        name,
+        f'{size[0]}x{size[1]}',
+        provider,
+        float(np.median(stages['whole'])),
+        float(np.percentile(stages['whole'], 95)),
+        network,
+        gmac,
+        rate,
+        share,
+    )
+
+
+def _alone(
+    model: str, device: str, threads: int, tile: int, size: tuple[int, int]
+) -> dict[str, float | None]:
+    """Memory and cold start of a process that only enhances."""
+    arguments = [model, device, threads, tile, *size]
+    command = [sys.executable, '-c', ALONE, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f'{model} failed in a process of its own: {done.stderr[-300:]}')
+    cold, rss, gpu = done.stdout.split('\n')[:3]
+    return {
+        'cold_start_s': float(cold),
+        'rss_mb': float(rss) if rss else None,
+        'gpu_mb': float(gpu) if gpu else None,
+    }
+
+
+def copy_gb_per_s() -> float:
+    """What the memory does: a copy of 64 MB, read and written, median of 15."""
+    source = np.ones(1 << 26, np.uint8)
+    target, seconds = np.empty_like(source), []
+    for _ in range(15):
+        start = time.perf_counter()
+        np.copyto(target, source)
+        seconds.append(time.perf_counter() - start)
+    return 2 * source.nbytes / float(np.median(seconds)) / 1e9
+
+
+def machine() -> str:
+    """The processor, cores, and versions, in one line."""
+    import os
+
+    import onnxruntime
+
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+        name = next(line.split(':')[1].strip() for line in lines if line.startswith('model name'))
+    except (OSError, StopIteration):
+        pass
+    return f'{name}, {os.cpu_count()} cores; ONNX Runtime {onnxruntime.__version__}'
+
+
+def table(rows: list[Row]) -> str:
+    """Rows as text; - is not measured."""
+    head = (
+        ('method size provider median p95 network frames/s GMAC GMAC/s of limit RSS GPU cold')
+        .replace('of limit', 'of_limit')
+        .split()
+    )
+    cells = [[word.replace('_', ' ') for word in head]]
+    for row in rows:
+        cells.append(
+            [
+                row.method,
+                row.size,
+                row.provider.removesuffix('ExecutionProvider'),
+                f'{row.median_ms:.1f} ms',
+                f'{row.p95_ms:.1f} ms',
+                _said(row.network_ms, '{:.1f} ms'),
+                f'{1e3 / row.median_ms:.1f}',
+                _said(row.gmac, '{:.2f}'),
+                _said(row.gmac_per_s, '{:.0f}'),
+                _said(row.share_of_limit, '{:.0%}'),
+                _said(row.rss_mb, '{:.0f} MB'),
+                _said(row.gpu_mb, '{:.0f} MB'),
+                _said(row.cold_start_s, '{:.2f} s'),
+            ]
+        )
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    lines = []
+    for line in cells:
+        left = [cell.ljust(width) for cell, width in zip(line[:3], widths)]
+        lines.append('  '.join(left + [c.rjust(w) for c, w in zip(line[3:], widths[3:])]))
+    return '\n'.join(lines)
+
+
+def _said(value: float | None, form: str) -> str:
+    return '-' if value is None else form.format(value)
+
+
+def plot(rows: list[Row], path: Path) -> None:
+    """Medians as bars with the 95th percentile, one panel for each size.
+
+    :raises RuntimeError: matplotlib is missing.
+    """
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise RuntimeError(f'--plot needs matplotlib: pip install matplotlib ({error})') from None
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+
+    sizes = list(dict.fromkeys(row.size for row in rows))
+    figure, panels = pyplot.subplots(
+        len(sizes), 1, figsize=(8, 0.6 + 0.45 * len(rows)), squeeze=False
+    )
+    for panel, size in zip(panels[:, 0], sizes):
+        shown = [row for row in rows if row.size == size][::-1]
+        medians = [row.median_ms for row in shown]
+        tails = [[0] * len(shown), [row.p95_ms - row.median_ms for row in shown]]
+        colours = [
+            'tab:grey' if ':' in r.method or r.method == CLAHE else 'tab:blue' for r in shown
+        ]
+        bars = panel.barh([r.method for r in shown], medians, xerr=tails, color=colours, capsize=3)
+        panel.bar_label(bars, [f' {median:.1f}' for median in medians], label_type='center')
+        panel.set_title(f'{size}: milliseconds a frame, median and 95th percentile', fontsize=10)
+        panel.spines[['top', 'right']].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def write_json(rows: list[Row], path: Path, limits: dict[str, float | str]) -> None:
+    """Rows, and the machine they come from."""
+    path.write_text(json.dumps({**limits, 'rows': [asdict(row) for row in rows]}, indent=1) + '\n')

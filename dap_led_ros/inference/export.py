@@ -1,0 +1,468 @@
+"""Export to ONNX: dap-led export. Needs the extra `train` (torch, onnx).
+
+The core is the network as torch has it: `frame` to `enhanced`, both (B, 3, H, W) float RGB in
+[0, 1], B, H and W free, the prior folded in. Two things can change around it:
+
+* `frames`: a wrapper, `frames` and `strength` to `enhanced_frames`, both (B, H, W, 3) uint8, so
+  that no numpy stands between a camera and the device. strength (a scalar) 0 is the input, 1 the
+  enhanced frame.
+* `prior='second'`: the core takes `heatmap` (B, 1, h, w) too, and a second graph beside it,
+  NAME.prior.onnx, makes it from `frame`: so heat-maps need not be made for each frame.
+
+What is written has been compared with torch on ODD_SIZES first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import os
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import onnxscript
+import torch
+from onnx import ModelProto
+from torch import Tensor, nn
+from torch.export import Dim
+from torch.utils.flop_counter import FlopCounterMode
+
+from dap_led_ros.inference import checkpoint, weights
+from dap_led_ros.inference.checkpoint import Guided
+from dap_led_ros.inference.enhancer import to_tensor
+from dap_led_ros.inference.priors import build_prior
+from dap_led_ros.models import dap_led, nano
+from dap_led_ros.models.dap_led import DapLed
+from dap_led_ros.models.nano import Nano
+from dap_led_ros.priors import PriorConfig
+from dap_led_ros.priors.distilled import SIZE as DISTILLED_SIZE
+from dap_led_ros.priors.distilled import DistilledPrior
+
+OPSET = 20
+"""The first with Gelu in one node; ONNX Runtime 1.17 has it."""
+IR_VERSION = 9
+ODD_SIZES = ((37, 51), (120, 161), (241, 333))
+TOLERANCE = 1e-4
+PRECISIONS = ('fp32', 'fp16', 'int8')
+_ANY = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
+_FLOAT_IN_INT8 = ('stem.weight', 'detail.weight', 'head.weight', 'gate.', 'attention.')
+
+BEFORE = """
+<ir_version: 9, opset_import: ["" : 20]>
+before (uint8[B, H, W, 3] frames) => (float[B, 3, H, W] planes, float[B, 3, H, W] input)
+{
+    codes = Transpose <perm = [0, 3, 1, 2]> (frames)
+    values = Cast <to = 1> (codes)
+    full = Constant <value = float {255.0}> ()
+    planes = Div (values, full)
+    input = Identity (planes)
+}
+"""
+AFTER = """
+<ir_version: 9, opset_import: ["" : 20]>
+after (float[B, 3, H, W] unchanged, float[B, 3, H, W] changed, float strength)
+    => (uint8[B, H, W, 3] enhanced_frames)
+{
+    change = Sub (changed, unchanged)
+    share = Mul (change, strength)
+    mixed = Add (unchanged, share)
+    scale = Constant <value = float {255.0}> ()
+    scaled = Mul (mixed, scale)
+    rounded = Round (scaled)
+    least = Constant <value = float {0.0}> ()
+    most = Constant <value = float {255.0}> ()
+    clamped = Clip (rounded, least, most)
+    codes = Cast <to = 2> (clamped)
+    enhanced_frames = Transpose <perm = [0, 2, 3, 1]> (codes)
+}
+"""
+
+
+def load_network(path: Path) -> Nano:
+    """A nano in evaluation mode from a checkpoint.
+
+    :raises ValueError: the file is no checkpoint, or not of a nano.
+    """
+    network = checkpoint.load(path)
+    if not isinstance(network, Nano):
+        raise ValueError(f'{path} is no nano')
+    return network
+
+
+def untrained(preset: str) -> nn.Module:
+    """A preset with weights by chance, in evaluation mode: to measure what it costs.
+
+    Whatever its prior is, it gets the one that ships.
+
+    :raises ValueError: there is no such preset.
+    """
+    torch.manual_seed(0)
+    if preset in nano.PRESETS:
+        network: nn.Module = Nano(nano.PRESETS[preset])
+    elif preset in dap_led.PRESETS:
+        config = dataclasses.replace(dap_led.PRESETS[preset], prior=PriorConfig())
+        network = Guided(DapLed(config), build_prior(config.prior))
+    else:
+        known = ', '.join((*nano.PRESETS, *dap_led.PRESETS))
+        raise ValueError(f'no preset {preset!r}: use one of {known}')
+    return network.eval().requires_grad_(False)
+
+
+def export(
+    network: nn.Module,
+    path: Path,
+    precision: str = 'fp32',
+    frames: bool = False,
+    prior: str = 'folded',
+    calibration: Iterable[np.ndarray] = (),
+    notes: dict[str, str] | None = None,
+) -> float:
+    """Write an ONNX file, or two; returns the largest difference from torch over ODD_SIZES.
+
+    :param network: a Nano, a Guided or another module from (B, 3, H, W) to the same.
+    :param precision: fp32, fp16 (the prior stays in fp32), or int8 (a nano alone).
+    :param frames: put the uint8 wrapper around it.
+    :param prior: folded, or second: a graph of its own beside `path`.
+    :param calibration: night frames (H, W, 3), uint8 or uint16, for int8.
+    :param notes: further metadata, name to text.
+    :raises ValueError: the difference is above TOLERANCE, or one grey level where the frames or
+        the precision are rounded; int8 is lossy and is not held to it. Nothing is written then.
+    """
+    inputs, graphs = ['frame'], {path: network}
+    if prior == 'second':
+        if not isinstance(network, Guided):
+            raise ValueError('this network has no prior: export it without --prior second')
+        inputs.append('heatmap')
+        graphs = {path: network.network, path.with_suffix('.prior.onnx'): Heatmap(network)}
+    worst, parts = 0.0, {}
+    try:
+        for name, module in graphs.items():
+            second = isinstance(module, Heatmap)
+            parts[name] = part = name.with_suffix('.part')
+            kind = 'fp32' if second else precision
+            core = _core(module, ['frame'] if second else inputs, kind)
+            if kind == 'int8':
+                core = quantized(core, module, calibration, part)
+            takes_frames = frames and not second
+            if takes_frames:
+                core = wrapped(core)
+            described = metadata(network, kind, takes_frames) | (notes or {})
+            onnx.helper.set_model_props(core, described)
+            onnx.save(core, part)
+            difference = parity(module, part)
+            bound = 1.001 / 255 if takes_frames or kind == 'fp16' else TOLERANCE
+            if difference > bound and kind != 'int8':
+                raise ValueError(f'ONNX and torch differ by {difference:.1e}, above {bound:.0e}')
+            worst = max(worst, difference)
+        for name, part in parts.items():
+            os.replace(part, name)
+    finally:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
+    return worst
+
+
+class Heatmap(nn.Module):
+    """The prior of a Guided: frames to the heat-map that guides its network."""
+
+    def __init__(self, guided: Guided) -> None:
+        super().__init__()
+        self.prior = guided.prior
+        self.guide = guided.network.config.prior.guide
+
+    def forward(self, frame: Tensor) -> Tensor:
+        """(B, 3, H, W) to (B, 1, h, w)."""
+        return self.prior(frame).heatmaps[:, self.guide : self.guide + 1]
+
+
+class Half(nn.Module):
+    """A network in fp16 between fp32 tensors."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network.half()
+
+    def forward(self, frame: Tensor, *heatmap: Tensor) -> Tensor:
+        """As the network's."""
+        return self.network(frame.half(), *heatmap).float()
+
+
+class AreaByMatrices(nn.Module):
+    """The distilled prior; it shrinks the frame by two products of matrices.
+
+    For torch's own area interpolation to a fixed size the exporter writes a graph that is wrong at
+    other sizes than the one it was traced at.
+    """
+
+    def __init__(self, prior: DistilledPrior) -> None:
+        super().__init__()
+        self.prior = prior
+
+    def forward(self, frame: Tensor) -> object:
+        """Estimate the degradation of (B, 3, H, W)."""
+        rows = _cells(frame.shape[2], DISTILLED_SIZE[0])
+        columns = _cells(frame.shape[3], DISTILLED_SIZE[1])
+        return self.prior.of_small(rows @ (frame @ columns.T))
+
+
+def _cells(size: int, count: int) -> Tensor:
+    """(count, size): row i averages the pixels that cell i of an area interpolation touches."""
+    cells = torch.arange(count)[:, None]
+    first, end = cells * size // count, ((cells + 1) * size + count - 1) // count
+    pixels = torch.arange(size)
+    inside = (pixels >= first) & (pixels < end)
+    return inside.float() / (end - first)
+
+
+def _core(module: nn.Module, inputs: list[str], precision: str) -> ModelProto:
+    """The graph of a module in evaluation mode."""
+    module = _exportable(module.eval(), precision)
+    tensors = [torch.rand(2, 3, 64, 80), torch.rand(2, 1, 16, 16)][: len(inputs)]
+    output = 'heatmap' if isinstance(module, Heatmap) else 'enhanced'
+    core = convert(module, tuple(tensors), inputs, [output], [_ANY] * len(inputs))
+    _name_sizes(core)
+    return core
+
+
+def _exportable(module: nn.Module, precision: str) -> nn.Module:
+    """The module with an area interpolation that exports, in fp16 if so; itself stays as it is."""
+    if isinstance(module, Guided):
+        prior = module.prior
+        prior = AreaByMatrices(prior) if isinstance(prior, DistilledPrior) else prior
+        guided = Guided(module.network, prior)
+        if precision == 'fp16':
+            guided.network = Half(copy.deepcopy(module.network))
+            guided.network.config = module.network.config
+        return guided.eval()
+    if isinstance(module, Heatmap) and isinstance(module.prior, DistilledPrior):
+        changed = copy.copy(module)
+        changed._modules = {'prior': AreaByMatrices(module.prior)}
+        return changed
+    return Half(copy.deepcopy(module)).eval() if precision == 'fp16' else module
+
+
+def convert(
+    module: nn.Module,
+    tensors: tuple[Tensor, ...],
+    inputs: list[str],
+    outputs: list[str],
+    dynamic: list[dict],
+) -> ModelProto:
+    """The ONNX graph of a module; nothing of this machine is in it."""
+    program = torch.onnx.export(
+        module,
+        tensors,
+        dynamo=True,
+        verbose=False,
+        input_names=inputs,
+        output_names=outputs,
+        dynamic_shapes=dynamic,
+        opset_version=OPSET,
+        custom_translation_table={torch.ops.aten.gelu.default: _gelu},
+    )
+    model = program.model_proto
+    model.ir_version = IR_VERSION
+    for node in model.graph.node:  # exporter's notes: paths and line numbers of its machine
+        del node.metadata_props[:]
+        node.doc_string = ''
+    del model.graph.value_info[:]
+    return model
+
+
+def _gelu(x: Any, approximate: str = 'none') -> Any:
+    """One node, which every runtime has fused, in place of the exporter's five."""
+    return onnxscript.opset20.Gelu(x, approximate=approximate)
+
+
+def _name_sizes(model: ModelProto) -> None:
+    """Call the free sizes B, H and W (h and w of a heat-map), for runtimes that fix them."""
+    for tensor in (*model.graph.input, *model.graph.output):
+        names = 'BChw' if tensor.name == 'heatmap' else 'BCHW'
+        for name, size in zip(names, tensor.type.tensor_type.shape.dim):
+            if not size.HasField('dim_value'):
+                size.dim_param = name
+
+
+def wrapped(core: ModelProto) -> ModelProto:
+    """Put BEFORE and AFTER around a core."""
+    before, after = onnx.parser.parse_model(BEFORE), onnx.parser.parse_model(AFTER)
+    for model in (before, after):
+        model.ir_version = core.ir_version
+    core = onnx.compose.add_prefix(core, 'core/', rename_inputs=False, rename_outputs=False)
+    after = onnx.compose.add_prefix(after, 'after/', rename_inputs=False, rename_outputs=False)
+    front = onnx.compose.merge_models(before, core, io_map=[('planes', 'frame')])
+    return onnx.compose.merge_models(
+        front, after, io_map=[('input', 'unchanged'), ('enhanced', 'changed')]
+    )
+
+
+def quantized(
+    core: ModelProto, module: nn.Module, calibration: Iterable[np.ndarray], part: Path
+) -> ModelProto:
+    """Convolutions in int8 with one scale a channel, calibrated on real frames.
+
+    The first and the last convolutions and the gate stay in fp32: they see the frame itself.
+    """
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+
+    if not isinstance(module, Nano):
+        raise ValueError('int8 is for nano: the transformer loses too much and gains no speed')
+    frames = [to_tensor(frame) for frame in calibration]
+    if not frames:
+        raise ValueError('int8 needs night frames to calibrate on: give --calibrate FOLDER')
+
+    class Frames(CalibrationDataReader):
+        left = iter(frames)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            frame = next(self.left, None)
+            return None if frame is None else {'frame': frame}
+
+    kept = [n.name for n in core.graph.node if any(i.startswith(_FLOAT_IN_INT8) for i in n.input)]
+    quantize_static(
+        core,
+        part,
+        Frames(),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=['Conv'],
+        per_channel=True,
+        reduce_range=True,  # without VNNI, products of 8 bit saturate
+        nodes_to_exclude=kept,
+    )
+    return onnx.load(part)
+
+
+def metadata(network: nn.Module, precision: str, frames: bool) -> dict[str, str]:
+    """What a file says of itself; see inference/info.py."""
+    inner = network.network if isinstance(network, Guided) else network
+    config = getattr(inner, 'config', None)
+    described = {
+        'producer': 'dap_led_ros',
+        'preset': _preset(config),
+        'prior': 'none',
+        'precision': precision,
+        'input': 'uint8 (B, H, W, 3)' if frames else 'float (B, 3, H, W) RGB in [0, 1]',
+        'sizes': 'any from 16x16',
+        'revision': revision(),
+        'gmac_per_megapixel': f'{gmac_per_megapixel(network):.4g}',
+    }
+    if isinstance(inner, DapLed):
+        prior = config.prior
+        described['prior'] = (
+            f'{prior.clip}, {prior.dense_mode}' if prior.kind == 'clip' else prior.kind
+        )
+        described['prompts'] = prior.prompts
+    return described
+
+
+def gmac_per_megapixel(network: nn.Module) -> float:
+    """1e9 multiply-accumulates for 1e6 pixels, without the prior."""
+    inner = network.network if isinstance(network, Guided) else network
+    side = 512
+    inner = copy.deepcopy(inner).to('meta')
+    given = [torch.empty(1, 3, side, side, device='meta')]
+    if isinstance(inner, DapLed):
+        given.append(torch.empty(1, 1, 16, 16, device='meta'))
+    counter = FlopCounterMode(display=False)
+    with counter, torch.inference_mode():
+        inner(*given)
+    return counter.get_total_flops() / 2e9 / (side**2 / 1e6)
+
+
+def _preset(config: object) -> str:
+    """Name of a configuration; its prior does not matter."""
+    for name, preset in {**nano.PRESETS, **dap_led.PRESETS}.items():
+        if type(preset) is type(config):
+            prior = {'prior': config.prior} if hasattr(config, 'prior') else {}
+            if dataclasses.replace(preset, **prior) == config:
+                return name
+    return 'custom'
+
+
+def revision() -> str:
+    """The revision of the code: git's where there is a checkout, else the release."""
+    folder = Path(__file__).parent
+    command = ['git', '-C', str(folder), 'describe', '--always', '--dirty', '--tags']
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        from importlib.metadata import version
+
+        return version('dap_led_ros')
+
+
+def parity(
+    network: nn.Module, path: Path, sizes: tuple[tuple[int, int], ...] = ODD_SIZES
+) -> float:
+    """Largest absolute difference between torch and ONNX Runtime, of all outputs, over sizes.
+
+    On dark noise: a trained network leaves bright frames alone, which would compare nothing.
+    Where the file takes uint8 frames, both are compared after rounding, in shares of 255.
+    """
+    session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
+    names = [one.name for one in session.get_inputs()]
+    rng = np.random.default_rng(0)
+    worst = 0.0
+    for size in sizes:
+        codes = rng.integers(0, 26, (1, *size, 3), dtype=np.uint8)
+        frame = np.ascontiguousarray(codes.transpose(0, 3, 1, 2)).astype(np.float32) / 255
+        given = {
+            'frame': frame,
+            'frames': codes,
+            'heatmap': rng.random((1, 1, 16, 16), dtype=np.float32),
+            'strength': np.ones((), np.float32),
+        }
+        tensors = [frame, *(given[n] for n in names if n == 'heatmap')]
+        with torch.inference_mode():
+            expected = network(*map(torch.from_numpy, tensors))
+        expected = expected if isinstance(expected, tuple) else (expected,)
+        for one, other in zip(expected, session.run(None, {n: given[n] for n in names})):
+            one = one.numpy()
+            if other.dtype == np.uint8:
+                one = np.rint(one.transpose(0, 2, 3, 1).clip(0, 1) * 255) / 255
+                other = other / 255
+            worst = max(worst, float(np.abs(one - other).max()))
+    return worst
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do what `dap-led export` was asked for; see model_commands.py."""
+    if options.untrained:
+        network = untrained(options.model)
+        terms = 'weights by chance: to measure times, not to look at'
+    else:
+        network = checkpoint.load(weights.checkpoint(options.model))
+        terms = options.terms
+    if options.output.suffix == '.safetensors':
+        inner, prior = network, None
+        if isinstance(network, Guided):
+            inner, prior = network.network, network.prior
+        checkpoint.save(inner, options.output, prior)
+        print(f'{options.output}: written')
+        return 0
+    calibration: list[np.ndarray] = []
+    if options.calibrate:
+        from dap_led_ros import media
+
+        calibration = [media.read_image(p) for p in media.find_images(options.calibrate)]
+    difference = export(
+        network,
+        options.output,
+        options.precision,
+        options.frames,
+        options.prior,
+        calibration,
+        {'terms': terms},
+    )
+    sizes = ', '.join(f'{width}x{height}' for height, width in ODD_SIZES)
+    levels = f'{difference * 255:.2f} grey levels'
+    print(
+        f'{options.output}: differs from torch by {difference:.1e} ({levels}) at most, at {sizes}'
+    )
+    return 0

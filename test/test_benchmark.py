@@ -1,0 +1,77 @@
+"""dap-led benchmark: what it measures, on the smallest of frames; never how fast."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+
+from dap_led_ros import model_commands
+from dap_led_ros.inference import benchmark, weights
+
+
+def run(*arguments: str) -> int:
+    parser = argparse.ArgumentParser()
+    model_commands.add_commands(parser.add_subparsers())
+    options = parser.parse_args(arguments)
+    return options.run(options)
+
+
+@pytest.fixture
+def model(tmp_path) -> Path:
+    """The default with the note of its cost, and its checkpoint beside it."""
+    onnx = pytest.importorskip('onnx', reason="no onnx: pip install 'dap_led_ros[train]'")
+    pytest.importorskip('torch', reason="no torch: pip install 'dap_led_ros[train]'")
+    noted = onnx.load(weights.find('nano'))
+    onnx.helper.set_model_props(noted, {'gmac_per_megapixel': '13.16'})
+    onnx.save(noted, tmp_path / 'model.onnx')
+    (tmp_path / 'model.safetensors').write_bytes(weights.checkpoint('nano').read_bytes())
+    return tmp_path / 'model.onnx'
+
+
+def test_every_method_is_measured_in_one_run(model, tmp_path, capsys):
+    pytest.importorskip('matplotlib', reason='no matplotlib: pip install matplotlib')
+    report, picture = tmp_path / 'report.json', tmp_path / 'report.png'
+    outputs = ('--json', str(report), '--plot', str(picture))
+    sizes = ('--sizes', '96x64', '64x48', '--frames', '2', '--device', 'cpu', '--threads', '1')
+    assert run('benchmark', str(model), *sizes, *outputs) == 0
+    printed = capsys.readouterr().out
+    written = json.loads(report.read_text())
+    assert written['copy_gb_per_s'] > 0 and written['machine'] in printed
+    rows = {(row['method'], row['size']): row for row in written['rows']}
+    assert len(rows) == 2 * 4
+    own = rows[str(model), '96x64']
+    assert own['provider'] == 'CPUExecutionProvider'
+    assert own['gmac'] == pytest.approx(13.16 * 96 * 64 / 1e6)
+    assert 0 < own['network_ms'] <= own['median_ms'] <= own['p95_ms']
+    assert own['gmac_per_s'] == pytest.approx(own['gmac'] / own['network_ms'] * 1e3)
+    limit = rows[f'{model}: {benchmark.LIMIT}', '96x64']
+    assert own['share_of_limit'] == pytest.approx(limit['network_ms'] / own['network_ms'])
+    assert limit['share_of_limit'] == pytest.approx(1)
+    assert own['rss_mb'] > 30 and own['cold_start_s'] > 0
+    eager = rows[f'{model}: {benchmark.EAGER}', '96x64']
+    assert eager['provider'] == 'torch cpu fp32' and eager['rss_mb'] is None
+    assert rows[benchmark.CLAHE, '64x48']['gmac'] is None
+    assert picture.stat().st_size > 5000
+
+
+def test_methods_take_turns(night):
+    order = []
+    methods = {name: lambda _, name=name: order.append(name) or {'infer': 1.0} for name in 'ab'}
+    times = benchmark.take_turns(methods, night[0], 3)
+    assert order == ['a', 'b'] * (benchmark.WARM_UP + 3)
+    assert [len(times[name][stage]) for name in 'ab' for stage in ('whole', 'infer')] == [3] * 4
+
+
+@pytest.mark.parametrize('size', ['640', 'axb', '8x8'])
+def test_a_size_that_is_none_is_refused(size, capsys):
+    with pytest.raises(SystemExit):
+        run('benchmark', '--sizes', size)
+    assert size in capsys.readouterr().err
+
+
+def test_info_says_what_the_default_is(capsys):
+    assert run('info', 'nano') == 0
+    assert 'frame tensor(float) (any, 3, any, any)' in capsys.readouterr().out

@@ -1,0 +1,217 @@
+"""Export: the wrapper, the prior folded in or beside, precisions, metadata."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+torch = pytest.importorskip('torch', reason="no torch: pip install 'dap_led_ros[train]'")
+onnx = pytest.importorskip('onnx', reason="no onnx: pip install 'dap_led_ros[train]'")
+
+from dap_led_ros import sample
+from dap_led_ros.inference import Enhancer, checkpoint, export, weights
+from dap_led_ros.inference.backends.onnx import OnnxBackend, engine_folder
+from dap_led_ros.inference.heatmaps import Heatmaps
+from dap_led_ros.inference.info import describe
+from dap_led_ros.inference.priors import build_prior
+from dap_led_ros.models import dap_led
+from dap_led_ros.models.dap_led import DapLed
+from dap_led_ros.priors import PriorConfig
+
+
+def guided(kind: str) -> checkpoint.Guided:
+    """A tiny DAP-LED in which the prior matters."""
+    torch.manual_seed(0)
+    config = dataclasses.replace(dap_led.PRESETS['tiny'], prior=PriorConfig(kind))
+    network = DapLed(config)
+    for parameter in network.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    prior = build_prior(config.prior)
+    return checkpoint.Guided(network, prior).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp('exported')
+
+
+@pytest.fixture(scope='module')
+def nano_core(folder) -> Path:
+    network = export.load_network(weights.checkpoint('nano'))
+    assert export.export(network, folder / 'core.onnx', notes={'terms': 'ours'}) <= 1e-4
+    return folder / 'core.onnx'
+
+
+@pytest.fixture(scope='module')
+def nano_frames(folder, nano_core) -> Path:
+    core = export.wrapped(onnx.load(nano_core))
+    onnx.save(core, folder / 'frames.onnx')
+    return folder / 'frames.onnx'
+
+
+@pytest.fixture(scope='module')
+def two_graphs(folder) -> tuple[Path, checkpoint.Guided]:
+    network = guided('distilled')
+    worst = export.export(network, folder / 'tiny.onnx', prior='second')
+    assert worst <= export.TOLERANCE
+    return folder / 'tiny.onnx', network
+
+
+def test_the_wrapper_is_the_core_within_one_grey_level(nano_core, nano_frames, night):
+    core, frames = Enhancer.load(str(nano_core)), Enhancer.load(str(nano_frames))
+    for width, height in ((333, 241), (51, 37), (161, 120)):
+        frame = cv2.resize(night[0], (width, height), interpolation=cv2.INTER_AREA)
+        one, other = core.enhance(frame).frame, frames.enhance(frame).frame
+        assert np.abs(one.astype(int) - other).max() <= 1
+        assert np.abs(one.astype(int) - frame).max() > 20
+    network = export.load_network(weights.checkpoint('nano'))
+    assert export.parity(network, nano_frames) <= 1 / 255 + 1e-6
+    with pytest.raises(ValueError, match='takes uint8 frames alone'):
+        frames.enhance(night[0].astype(np.uint16))
+
+
+def test_the_strength_of_the_wrapper(nano_frames, night):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(nano_frames))
+    frames = np.stack([cv2.resize(frame, (96, 64)) for frame in night])
+    none, half, full = (
+        session.run(None, {'frames': frames, 'strength': np.array(s, np.float32)})[0].astype(int)
+        for s in (0, 0.5, 1)
+    )
+    np.testing.assert_array_equal(none, frames)
+    clear = (full > 0) & (full < 255)  # what was not clamped
+    assert np.abs(2 * half - none - full)[clear].max() <= 2
+
+
+def test_a_session_of_one_size_gives_what_one_of_all_sizes_gives(nano_frames, two_graphs):
+    """The way of a GPU, on a CPU: sizes fixed, memory bound."""
+    rng = np.random.default_rng(0)
+    for path in (nano_frames, two_graphs[0]):
+        backend = OnnxBackend(path, 'cpu', 1)
+        for height, width in ((48, 64), (64, 48), (48, 64)):
+            if backend.takes_frames:
+                frames = rng.integers(0, 30, (1, height, width, 3), dtype=np.uint8)
+                given = {'frames': frames, 'strength': np.ones((), np.float32)}
+            else:
+                frames = 0.1 * rng.random((1, 3, height, width), dtype=np.float32)
+                given = {'frame': frames, 'heatmap': backend.heatmap(frames)}
+            fixed = backend._of_size(given)
+            assert fixed._session.get_inputs()[0].shape == list(frames.shape)
+            np.testing.assert_allclose(fixed.run(given), backend.run(frames), atol=1e-5)
+        assert len(backend._sizes) == 2
+
+
+def test_a_prior_of_its_own_folds_into_the_same(two_graphs):
+    path, network = two_graphs
+    frame = 0.1 * torch.rand(1, 3, 97, 131)
+    backend = OnnxBackend(path, 'cpu', 1)
+    with torch.inference_mode():
+        expected = network(frame).numpy()
+    np.testing.assert_allclose(backend.run(frame.numpy()), expected, atol=1e-4)
+    heatmap = backend.heatmap(frame.numpy())
+    np.testing.assert_allclose(backend.run(frame.numpy(), heatmap), expected, atol=1e-4)
+    other = backend.run(frame.numpy(), 1 - heatmap)
+    assert np.abs(other - expected).max() > 1e-3
+    lonely = path.with_name('lonely.onnx')
+    lonely.write_bytes(path.read_bytes())
+    with pytest.raises(FileNotFoundError, match=r'lonely\.prior\.onnx'):
+        Enhancer.load(str(lonely))
+
+
+def test_heatmaps_last(two_graphs):
+    enhancer = Enhancer.load(str(two_graphs[0]))
+    frames = [camera[:96, :128] for camera, _ in sample.night_sequence(4)]
+    frames.append(255 - frames[3])
+    kept = Heatmaps(enhancer, every=3, follow=0.5)
+    seen = [kept.of(frame) for frame in frames]
+    first, fourth = (enhancer.heatmap(frames[i]) for i in (0, 3))
+    for index in range(3):
+        np.testing.assert_array_equal(seen[index], first)
+    np.testing.assert_allclose(seen[3], (first + fourth) / 2, atol=1e-6)
+    assert seen[4] is seen[3]
+    kept.forget()
+    np.testing.assert_array_equal(kept.of(frames[4]), enhancer.heatmap(frames[4]))
+    assert Heatmaps(enhancer, every=1).of(frames[0]) is None
+    assert Heatmaps(Enhancer.load()).of(frames[0]) is None
+    with pytest.raises(ValueError, match='every is 0'):
+        Heatmaps(enhancer, every=0)
+
+
+def test_clip_exports_too_and_its_network_in_half_precision(folder):
+    pytest.importorskip('open_clip', reason='no open_clip: pip install open_clip_torch')
+    network = guided('clip')
+    worst = export.export(network, folder / 'clip.onnx', precision='fp16')
+    assert 1e-7 < worst <= 1 / 255
+    described = describe(folder / 'clip.onnx')
+    assert described['prior'] == 'degradation-clip-tiny, last'
+    assert described['precision'] == 'fp16'
+    bound = Enhancer.load(str(folder / 'clip.onnx'))
+    assert not bound.guided
+
+
+def test_int8_keeps_the_picture(nano_core, folder):
+    frames = [camera for camera, _ in sample.night_sequence(3)]
+    network = export.load_network(weights.checkpoint('nano'))
+    model = export.quantized(onnx.load(nano_core), network, frames, folder / 'part')
+    onnx.save(model, folder / 'int8.onnx')
+    assert (folder / 'int8.onnx').stat().st_size < 0.4 * nano_core.stat().st_size
+    full, small = Enhancer.load(str(nano_core)), Enhancer.load(str(folder / 'int8.onnx'))
+    camera, reference = list(sample.night_sequence(8))[7]
+    quality = [cv2.PSNR(one.enhance(camera).frame, reference) for one in (full, small)]
+    assert quality[1] > quality[0] - 1.0
+    with pytest.raises(ValueError, match='int8 needs night frames'):
+        export.quantized(onnx.load(nano_core), network, [], folder / 'part')
+    with pytest.raises(ValueError, match='int8 is for nano'):
+        export.quantized(onnx.load(nano_core), guided('none'), frames, folder / 'part')
+
+
+def test_a_file_says_what_it_is(nano_core):
+    described = describe(nano_core)
+    assert described['preset'] == 'nano' and described['terms'] == 'ours'
+    assert float(described['gmac_per_megapixel']) == pytest.approx(13.16, rel=0.01)
+    assert described['revision']
+    assert described['takes'] == 'frame tensor(float) (any, 3, any, any)'
+    trained = describe(weights.checkpoint('nano'))
+    assert trained['network'] == 'Nano' and trained['parameters'] == '1.341 M'
+    with pytest.raises(ValueError, match='no safetensors file'):
+        nonsense = nano_core.with_name('nonsense.safetensors')
+        nonsense.write_bytes(b'\0' * 7 + b'\1' + b'nonsense')
+        describe(nonsense)
+
+
+def test_what_cannot_be_exported_is_said(tmp_path):
+    network = export.untrained('nano-tiny')
+    with pytest.raises(ValueError, match='has no prior'):
+        export.export(network, tmp_path / 'n.onnx', prior='second')
+    with pytest.raises(ValueError, match='no preset'):
+        export.untrained('huge')
+    with pytest.raises(FileNotFoundError, match='no checkpoint'):
+        weights.checkpoint('nanno')
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_engine_is_kept_by_model_shape_and_driver(
+    nano_core, nano_frames, monkeypatch, tmp_path
+):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    shapes = (1, 3, 480, 640), (1, 3, 720, 1280)
+    folders = {engine_folder(p, s) for p in (nano_core, nano_frames) for s in shapes}
+    assert len(folders) == 4
+    assert all(str(one).startswith(str(tmp_path)) and 'driver' in one.name for one in folders)
+
+
+def test_the_statistics_of_attention_fit_into_half_precision():
+    """A sum over a frame is more than 65504; a mean is not."""
+    products = dap_led.Products()
+    query = 10 * torch.randn(1, 2, 4, 300_000)
+    exact = products(query, query)
+    half = products(query.half(), query.half())
+    for one, other in zip(exact, half):
+        assert torch.isfinite(other).all()
+        torch.testing.assert_close(other, one, rtol=2e-2, atol=0.5)
