@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from dap_led_ros.inference.enhancer import Enhancer
+if TYPE_CHECKING:
+    from dap_led_ros.inference.enhancer import Enhancer
 
 
 class Heatmaps:

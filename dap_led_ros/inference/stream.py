@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from dap_led_ros.inference.heatmaps import Heatmaps
+
 if TYPE_CHECKING:
     from dap_led_ros.inference.enhancer import Enhanced, Enhancer
 
@@ -40,7 +42,7 @@ _CUT = 0.2
 
 @dataclass(frozen=True)
 class StreamSettings:
-    """What a stream does. `python -m dap_led_training.ladder --gate` shows what the thresholds do.
+    """What a stream does. `python -m dap_led_training.stream` shows what the thresholds do.
 
     :raises ValueError: a value is out of its range.
     """
@@ -49,9 +51,9 @@ class StreamSettings:
     """auto: the gate decides; always: every frame is enhanced; off: none is."""
     strength: float = 1.0
     """Share of the network's result in a frame that is enhanced fully, 0 to 1."""
-    pass_below: float = 0.5
+    pass_below: float = 0.4
     """A frame whose highest score is not above this is passed through."""
-    enhance_above: float = 0.7
+    enhance_above: float = 0.55
     """A frame whose highest score is above this is enhanced fully; blended in between."""
     steady: bool = True
     """Smooth the gate and the brightness in time; False: each frame alone."""
@@ -79,6 +81,7 @@ class Stream:
         """Begin with no memory of any frame."""
         self.settings = settings or StreamSettings()
         self._enhancer = enhancer
+        self._heatmaps = Heatmaps(enhancer)
         self._stamp_ns: int | None = None
         self._size: tuple[int, ...] = ()
         self._thumbnail: np.ndarray | None = None
@@ -102,35 +105,43 @@ class Stream:
             return Enhanced(frame, {}, {}, 0.0)
         start = time.perf_counter()
         degradation = self._enhancer.score(frame)
-        self._recognise(frame, stamp_ns)
+        sudden = self._recognise(frame, stamp_ns)
         weight = settings.strength * self._opening(max(degradation.values()))
         milliseconds = {'score': (time.perf_counter() - start) * 1e3}
         if weight == 0:
-            self._brightness, self._gain = None, 0.0
+            self._gain = 0.0
             return Enhanced(frame, degradation, milliseconds, 0.0)
-        enhanced, stages = self._enhancer.network(frame)
+        enhanced, stages = self._enhancer.network(frame, self._heatmaps.of(frame))
         start = time.perf_counter()
-        share = self._share(weight, frame, enhanced)
+        share = self._share(weight, sudden, frame, enhanced)
         if share != 1:
             enhanced = cv2.addWeighted(enhanced, share, frame, 1 - share, 0.0)
         milliseconds |= stages | {'steady': (time.perf_counter() - start) * 1e3}
         return Enhanced(enhanced, degradation, milliseconds, weight)
 
     def _forget(self) -> None:
+        self._heatmaps.forget()
         self._stamp_ns = self._thumbnail = None
         self._level = self._brightness = self._gain = None
 
-    def _recognise(self, frame: np.ndarray, stamp_ns: int | None) -> None:
-        """Forget what was, unless this frame follows on the one before it."""
+    def _recognise(self, frame: np.ndarray, stamp_ns: int | None) -> float:
+        """Forget what was, unless this frame follows on the one before it.
+
+        :returns: how much the scene's brightness has changed, as far as it is sudden.
+        """
         thumbnail = cv2.resize(frame, _THUMBNAIL, interpolation=cv2.INTER_AREA).astype(np.float32)
-        thumbnail /= max(thumbnail.mean(), 1e-3)
+        brightness = max(float(thumbnail.mean()), 1e-3)
+        thumbnail /= brightness
         jumped = (
             None not in (stamp_ns, self._stamp_ns) and not 0 <= stamp_ns - self._stamp_ns <= GAP_NS
         )
         cut = self._thumbnail is not None and np.abs(thumbnail - self._thumbnail).mean() > _CUT
         if jumped or cut or frame.shape != self._size or not self.settings.steady:
             self._forget()
-        self._stamp_ns, self._size, self._thumbnail = stamp_ns, frame.shape, thumbnail
+        changed = abs(math.log(brightness / (self._brightness or brightness)))
+        self._stamp_ns, self._size = stamp_ns, frame.shape
+        self._thumbnail, self._brightness = thumbnail, brightness
+        return max(changed - _SUDDEN, 0.0)
 
     def _opening(self, level: float) -> float:
         """Weight of the network's result, 0 to 1, for a frame's highest score."""
@@ -144,7 +155,9 @@ class Stream:
         span = settings.enhance_above - settings.pass_below
         return _between((self._level - settings.pass_below) / span, 0.0, 1.0)
 
-    def _share(self, weight: float, frame: np.ndarray, enhanced: np.ndarray) -> float:
+    def _share(
+        self, weight: float, sudden: float, frame: np.ndarray, enhanced: np.ndarray
+    ) -> float:
         """Share of the network's result that keeps the gain of brightness smooth in time.
 
         A share of the change, and not a factor on the frame, leaves white lamps white.
@@ -153,14 +166,10 @@ class Stream:
             return weight
         before, after = (max(float(np.mean(cv2.mean(f)[:3])), 1e-3) for f in (frame, enhanced))
         wanted = math.log(1 + weight * (after / before - 1))
-        sudden = 0.0
-        if self._brightness is not None:
-            sudden = max(abs(math.log(before / self._brightness)) - _SUDDEN, 0.0)
         if self._gain is None:
             self._gain = wanted
         self._gain += _between(wanted - self._gain, -sudden, sudden)
         self._gain += _FOLLOW * (wanted - self._gain)
-        self._brightness = before
         change = after / before - 1
         rest = math.copysign(_SHARPENED, change)
         return _between((math.exp(self._gain) - 1 + weight * rest) / (change + rest), 0.0, 1.1)

@@ -1,0 +1,200 @@
+"""What a detector gains: python -m dap_led_training.detection_f1 DETECTOR [MODEL ...].
+
+DETECTOR is a YOLOv8 of COCO as ONNX (1x3x640x640 in, 1x84x8400 out). What it finds on the sharp
+photograph is the truth; the same photograph is degraded by the independent night (`independent`
+and `lamps` of dap_led_training.evaluate), enhanced, and looked at again. Objects match when their
+classes are equal and their boxes overlap by half or more. Photographs that were never trained on.
+
+"brightened" stands in for a brightening network that leaves the blur in, such as FLOL: bilateral
+denoising, then a gain in linear light that makes the mean equal to the reference's, which no such
+network can know.
+
+F1 is over all objects. The interval is of the difference from the input, and of the first model
+from "brightened": 95%, paired bootstrap over photographs.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from dap_led_ros.photometry import linear_to_srgb, srgb_to_linear, to_uint8
+from dap_led_training import configuration
+from dap_led_training.data.photographs import find_photographs
+from dap_led_training.evaluate import RECIPE, Method, aligned, load_methods
+from dap_led_training.night_sets import Pair, night_sets
+from dap_led_training.train import TrainConfig
+
+SIDE = 640
+CONFIDENCE, NMS_OVERLAP, MATCH_OVERLAP = 0.25, 0.7, 0.5
+SETS = ('independent', 'lamps')
+RESAMPLES = 10_000
+
+
+class Found(NamedTuple):
+    """Objects in one frame, the surest first."""
+
+    boxes: np.ndarray
+    """(N, 4): left, top, width, height in pixels of the frame."""
+    classes: np.ndarray
+    """(N,)."""
+
+
+class Yolo:
+    """A YOLOv8 in ONNX Runtime."""
+
+    def __init__(self, path: str) -> None:
+        """Load it.
+
+        :raises ValueError: the file is no such detector.
+        """
+        import onnxruntime
+
+        try:
+            self._session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+        except Exception as error:  # ONNX Runtime raises many classes of its own
+            raise ValueError(f'{path} cannot be loaded as a detector: {error}') from None
+        inputs = self._session.get_inputs()
+        if len(inputs) != 1 or inputs[0].shape != [1, 3, SIDE, SIDE]:
+            raise ValueError(f'{path} is no detector of 1x3x{SIDE}x{SIDE}: export YOLOv8 to ONNX')
+        self._input = inputs[0].name
+
+    def find(self, frame: np.ndarray) -> Found:
+        """Objects in an (H, W, 3) uint8 RGB frame."""
+        scale = SIDE / max(frame.shape[:2])
+        small = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
+        square = np.full((SIDE, SIDE, 3), 114, np.uint8)
+        top, left = ((SIDE - side) // 2 for side in small.shape[:2])
+        square[top : top + small.shape[0], left : left + small.shape[1]] = small
+        tensor = np.ascontiguousarray(square.transpose(2, 0, 1)[None], np.float32) / 255
+        rows = self._session.run(None, {self._input: tensor})[0][0].T
+        classes, scores = rows[:, 4:].argmax(1), rows[:, 4:].max(1)
+        sure = scores > CONFIDENCE
+        boxes, classes, scores = rows[sure, :4], classes[sure], scores[sure]
+        boxes[:, :2] -= boxes[:, 2:] / 2 + (left, top)
+        boxes /= scale
+        kept = cv2.dnn.NMSBoxesBatched(
+            boxes.tolist(), scores.tolist(), classes.tolist(), CONFIDENCE, NMS_OVERLAP
+        )
+        kept = np.array(kept, int).reshape(-1)
+        kept = kept[np.argsort(-scores[kept])]
+        return Found(boxes[kept], classes[kept])
+
+
+def matches(found: Found, truth: Found) -> tuple[int, int, int]:
+    """Hits, false alarms and misses; each true object is found once, by the surest box."""
+    free, hits = set(range(len(truth.boxes))), 0
+    for box, kind in zip(*found):
+        overlaps = {i: _overlap(box, truth.boxes[i]) for i in free if truth.classes[i] == kind}
+        best = max(overlaps, key=overlaps.get, default=None)
+        if best is not None and overlaps[best] >= MATCH_OVERLAP:
+            free.remove(best)
+            hits += 1
+    return hits, len(found.boxes) - hits, len(free)
+
+
+def _overlap(one: np.ndarray, other: np.ndarray) -> float:
+    """Intersection over union of two boxes (left, top, width, height)."""
+    low = np.maximum(one[:2], other[:2])
+    high = np.minimum(one[:2] + one[2:], other[:2] + other[2:])
+    shared = float(np.maximum(high - low, 0).prod())
+    return shared / float(one[2:].prod() + other[2:].prod() - shared)
+
+
+def f1(counts: np.ndarray) -> np.ndarray:
+    """Of hits, false alarms and misses, summed: (..., photographs, 3) -> (...)."""
+    hits, alarms, misses = np.moveaxis(counts.sum(-2), -1, 0)
+    return 2 * hits / np.maximum(2 * hits + alarms + misses, 1)
+
+
+def interval(counts: np.ndarray, others: np.ndarray) -> tuple[float, float]:
+    """95% of the difference in F1 between two methods, by resampling photographs."""
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(len(counts), size=(RESAMPLES, len(counts)))
+    low, high = np.percentile(f1(counts[drawn]) - f1(others[drawn]), (2.5, 97.5))
+    return float(low), float(high)
+
+
+def brightened(frame: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Denoised and as bright as the reference, blur left in; see the module's description."""
+    light = srgb_to_linear(cv2.bilateralFilter(frame, 7, 20, 3))
+    wanted, low, high = reference.mean(), 1.0, 200.0
+    for _ in range(12):
+        gain = (low * high) ** 0.5
+        bright = to_uint8(linear_to_srgb(light * gain))
+        low, high = (gain, high) if bright.mean() < wanted else (low, gain)
+    return bright
+
+
+def measure(
+    detector: Yolo, methods: dict[str, Method], sets: dict[str, list[Pair]]
+) -> dict[str, dict[str, np.ndarray]]:
+    """Hits, false alarms and misses on photographs with objects, for each set and method.
+
+    :returns: arrays (photographs, 3); `both` is the sum over the sets.
+    """
+    # The set with lamps has them in its reference; the truth is the photograph without.
+    truth = [detector.find(reference) for _, reference in sets[SETS[0]]]
+    result = {}
+    for name in SETS:
+        counts: dict[str, list] = {method: [] for method in (*methods, 'brightened')}
+        for (degraded, reference), objects in zip(tqdm(sets[name], name), truth):
+            if not len(objects.boxes):
+                continue
+            frames = {key: method(degraded) for key, method in methods.items()}
+            frames['brightened'] = brightened(degraded, reference)
+            for key, frame in frames.items():
+                counts[key].append(matches(detector.find(frame), objects))
+        result[name] = {key: np.array(rows) for key, rows in counts.items()}
+    return result | {
+        'both': {key: sum(counts[key] for counts in result.values()) for key in counts}
+    }
+
+
+def table(measured: dict[str, np.ndarray]) -> str:
+    """The printed form of one set."""
+    rows = [['', 'F1', 'hits', 'false alarms', 'misses', 'less input', 'less brightened']]
+    for name, counts in measured.items():
+        differences = [
+            ''
+            if name == other
+            else '{:+.2f} to {:+.2f}'.format(*interval(counts, measured[other]))
+            for other in ('input', 'brightened')
+        ]
+        rows.append(
+            [name, f'{f1(counts):.3f}', *(str(int(n)) for n in counts.sum(0)), *differences]
+        )
+    return aligned(rows)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print a table for each set."""
+    parser = argparse.ArgumentParser(
+        prog='dap_led_training.detection_f1',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('detector', metavar='DETECTOR')
+    parser.add_argument('models', nargs='*', metavar='MODEL', help='default: nano')
+    parser.add_argument('--photographs', nargs='+', metavar='FOLDER')
+    options = parser.parse_args(arguments)
+    folders = options.photographs or configuration.load(RECIPE, TrainConfig).data.photographs
+    photographs = find_photographs(folders, validation=True)
+    methods = load_methods(options.models or ['nano'])
+    measured = measure(Yolo(options.detector), methods, night_sets(photographs))
+    for name, counts in measured.items():
+        some = counts['input']
+        objects = some[:, 0] + some[:, 2]
+        print(
+            f'\n{name}: {objects.sum()} objects on {len(objects)} of {len(photographs)} '
+            'photographs, 640x480; 95% intervals'
+        )
+        print(table(counts))
+
+
+if __name__ == '__main__':
+    main()

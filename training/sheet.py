@@ -1,0 +1,107 @@
+"""A sheet of frames before and after: python -m dap_led_training.sheet OUT.jpg [MODEL ...].
+
+Rows: day, dusk, night, blur by day, lamps, from validation photographs as dap_led_training.stream
+makes them, and pictures of a folder of real low-light photographs. Columns: the frame, what a
+stream makes of it with each model, and the reference where there is one.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from dap_led_ros.inference import Enhancer
+from dap_led_ros.inference.stream import Stream
+from dap_led_ros.media import IMAGE_SUFFIXES, write_image
+from dap_led_training import configuration
+from dap_led_training.data.photographs import find_photographs, read_rgb
+from dap_led_training.evaluate import RECIPE
+from dap_led_training.night_sets import SIZE
+from dap_led_training.stream import gate_cases
+from dap_led_training.train import TrainConfig
+
+ROWS = {
+    'day': 'day',
+    'dusk': 'dusk',
+    'night': 'independent',
+    'blur by day': 'blur by day',
+    'lamps': 'lamps',
+}
+"""Title and the case of dap_led_training.stream."""
+GAP, BAR = 6, 26
+"""Pixels between tiles, and of the bar with the text."""
+
+
+def choose(paths: list[Path], count: int) -> list[Path]:
+    """Evenly spread ones of a list; again from its beginning where it is too short."""
+    return [paths[(i * max(1, len(paths) // count)) % len(paths)] for i in range(count)]
+
+
+def sheet(models: list[str], photographs: list[Path], real: list[Path], width: int) -> np.ndarray:
+    """The sheet as an RGB picture; tiles are `width` pixels wide."""
+    cases = gate_cases(choose(photographs, len(ROWS)))
+    # A photograph of its own for each row; cases hold all of them in every kind.
+    frames = [(title, *cases[kind][i]) for i, (title, kind) in enumerate(ROWS.items())]
+    frames += [(path.name, _upright(read_rgb(path)), None) for path in real]
+    enhancers = {model: Enhancer.load(model) for model in models}
+    rows = []
+    for title, frame, reference in frames:
+        tiles = [_tile(frame, title, width)]
+        for model, enhancer in enhancers.items():
+            enhanced = Stream(enhancer).enhance(frame)
+            text = f'{Path(model).name}, weight {enhanced.weight:.2f}'
+            tiles.append(_tile(enhanced.frame, text, width))
+        blank = np.full((SIZE[1], SIZE[0], 3), 255, np.uint8)
+        known = reference is not None
+        tiles.append(_tile(reference if known else blank, 'reference' if known else '', width))
+        rows.append(np.hstack(tiles))
+    return np.vstack(rows)
+
+
+def _upright(photograph: np.ndarray) -> np.ndarray:
+    """Scaled to fit into a frame of a robot's size; portraits stay portraits."""
+    scale = min(SIZE[0] / photograph.shape[1], SIZE[1] / photograph.shape[0])
+    return cv2.resize(photograph, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+
+
+def _tile(frame: np.ndarray, text: str, width: int) -> np.ndarray:
+    """A frame with its text above and white around."""
+    height = width * SIZE[1] // SIZE[0]
+    scale = min(width / frame.shape[1], height / frame.shape[0])
+    shown = [min(round(side * scale), most) for side, most in zip(frame.shape, (height, width))]
+    small = np.full((height, width, 3), 255, np.uint8)
+    small[: shown[0], : shown[1]] = cv2.resize(frame, shown[::-1], interpolation=cv2.INTER_AREA)
+    tile = cv2.copyMakeBorder(small, BAR, GAP, GAP, GAP, cv2.BORDER_CONSTANT, value=(255,) * 3)
+    font = cv2.FONT_HERSHEY_SIMPLEX
+    return cv2.putText(tile, text, (GAP, BAR - 8), font, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Write the sheet."""
+    parser = argparse.ArgumentParser(
+        prog='dap_led_training.sheet',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('out', type=Path, metavar='OUT.jpg')
+    parser.add_argument('models', nargs='*', metavar='MODEL', help='default: nano')
+    parser.add_argument('--photographs', nargs='+', metavar='FOLDER')
+    parser.add_argument('--real', type=Path, metavar='FOLDER', help='real low-light photographs')
+    parser.add_argument('--count', type=int, default=4, help='of the real ones; default: 4')
+    parser.add_argument('--width', type=int, default=400, help='of a tile, pixels; default: 400')
+    options = parser.parse_args(arguments)
+    folders = options.photographs or configuration.load(RECIPE, TrainConfig).data.photographs
+    photographs = find_photographs(folders, validation=True)
+    real: list[Path] = []
+    if options.real:
+        real = sorted(p for p in options.real.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+        real = choose(real, options.count)
+    write_image(options.out, sheet(options.models or ['nano'], photographs, real, options.width))
+    print(f'wrote {options.out}')
+
+
+if __name__ == '__main__':
+    main()
