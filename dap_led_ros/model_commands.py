@@ -67,6 +67,16 @@ def _export(options: argparse.Namespace) -> int:
     suffixes = ('.onnx', '.safetensors') if options.untrained else ('.onnx',)
     if options.output.suffix not in suffixes:
         raise ValueError(f'{options.output} does not end in {" or ".join(suffixes)}')
+    if not options.output.parent.is_dir():
+        raise ValueError(f'{options.output.parent} is no folder: make it first')
+    if options.calibrate and options.precision != 'int8':
+        raise ValueError('--calibrate is for --precision int8')
+    if options.precision == 'int8' and not options.calibrate:
+        raise ValueError('--precision int8 needs --calibrate FOLDER: night pictures')
+    if options.output.suffix == '.safetensors' and (
+        options.frames or options.prior != 'folded' or options.precision != 'fp32'
+    ):
+        raise ValueError('a checkpoint has no --frames, --prior or --precision: OUT ends in .onnx')
     try:
         from dap_led_ros.inference import export
     except ImportError as error:
@@ -90,6 +100,11 @@ def _benchmark(options: argparse.Namespace) -> int:
 
     if options.frames < 1:
         raise ValueError(f'--frames is {options.frames}: use 1 or more')
+    for output in (options.json, options.plot):
+        if output and not output.parent.is_dir():
+            raise ValueError(f'{output.parent} is no folder: make it first')
+    if options.plot and options.plot.suffix not in ('.png', '.svg'):
+        raise ValueError(f'{options.plot} does not end in .png or .svg')
     rows = benchmark.benchmark(
         options.models,
         options.sizes,

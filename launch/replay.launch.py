@@ -45,6 +45,10 @@ def _nodes(context):
     def value(name):
         return LaunchConfiguration(name).perform(context)
 
+    if value('topic').endswith('/compressed'):
+        raise RuntimeError(
+            'replay.launch.py plays raw images: for a compressed topic use dap-led replay'
+        )
     namespace = value('topic').rpartition('/')[0]
     enhance = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(str(SHARE / 'launch' / 'enhance.launch.py')),

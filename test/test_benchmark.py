@@ -65,6 +65,21 @@ def test_methods_take_turns(night):
     assert [len(times[name][stage]) for name in 'ab' for stage in ('whole', 'infer')] == [3] * 4
 
 
+def test_the_limit_on_a_gpu_outlives_its_file(monkeypatch):
+    """There each size has a session of its own, which reads the file again."""
+    pytest.importorskip('onnx', reason="no onnx: pip install 'dap_led_ros[train]'")
+    fixed = []
+
+    def run(backend, tensor):
+        fixed.append(backend._of_size({'x0': tensor}))
+        return fixed[-1].run({'x0': tensor})
+
+    monkeypatch.setattr(benchmark.OnnxBackend, 'run', run)
+    _, limit = benchmark._limit(0.1, (64, 48), 'cpu', 1)
+    assert limit(None)['infer'] > 0
+    assert fixed[0] is fixed[1]
+
+
 @pytest.mark.parametrize('size', ['640', 'axb', '8x8'])
 def test_a_size_that_is_none_is_refused(size, capsys):
     with pytest.raises(SystemExit):

@@ -165,6 +165,18 @@ def test_score_and_network_are_the_two_halves_of_enhance(default, night):
             call(np.zeros((15, 64, 3), np.uint8))
 
 
+def test_the_default_takes_no_heatmap(default, night):
+    with pytest.raises(ValueError, match='takes no heat-map'):
+        default.heatmap(night[0])
+    with pytest.raises(ValueError, match='takes no heat-map'):
+        default.network(night[0], np.ones((1, 1, 4, 4), np.float32))
+
+
+def test_fewer_threads_than_none_are_refused():
+    with pytest.raises(ValueError, match='threads is -1'):
+        Enhancer.load(threads=-1)
+
+
 def test_a_precision_that_the_file_does_not_have_is_said():
     with pytest.raises(ValueError, match='has its own precision'):
         Enhancer.load(precision='fp16')

@@ -270,6 +270,52 @@ def test_a_split_recording_whose_types_nobody_described(tmp_path):
     assert 'RIHS01_0000' not in metadata
 
 
+def test_an_mcap_without_index_whose_messages_are_not_in_order(tmp_path):
+    """As ros2 bag's preset fastwrite writes it."""
+    from mcap.writer import Writer as McapWriter
+
+    with (tmp_path / 'fast.mcap').open('wb') as stream:
+        writer = McapWriter(stream, use_chunking=False)
+        writer.start('ros2')
+        definition = STORE.generate_msgdef(IMAGE, ros_version=2)[0].encode()
+        schema = writer.register_schema(IMAGE, 'ros2msg', definition)
+        channel = writer.register_channel('/front/image_raw', 'cdr', schema)
+        for now in (1, 2, 4, 3, 5):
+            data = bytes(STORE.serialize_cdr(image(now, small_frames()[0][0]), IMAGE))
+            writer.add_message(channel, now, data, now)
+        writer.finish()
+    recording = Recording(tmp_path / 'fast.mcap')
+    assert [now for _, now, _ in recording.messages()] == [1, 2, 4, 3, 5]
+    assert recording.trouble == []
+
+
+def test_a_segment_that_ends_with_the_last_message(tmp_path, monkeypatch):
+    written = write(tmp_path / 'bag', 'mcap', frames=2)
+    monkeypatch.setattr(enhancing, 'SEGMENT_BYTES', 1)
+    out = tmp_path / 'out'
+    assert run('replay', tmp_path / 'bag', '--out', out, '--topic', '/front/image_raw') == 0
+    found, _ = read_with_rosbags(out / 'bag')
+    assert all(found[topic] == written[topic] for topic in TOPICS)
+    content = json.loads((out / 'report.json').read_text())
+    assert 'change' in content['topics']['/front/image_raw']['measures']
+
+
+def test_a_kill_between_journal_and_metadata_costs_nothing(tmp_path, monkeypatch):
+    write(tmp_path / 'bag', 'mcap', frames=3)
+    words = ['replay', tmp_path / 'bag', '--out', tmp_path / 'out', '--no-video', '--no-features']
+    words += ['--topic', '/front/image_raw']
+
+    def die(out):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(enhancing.segments, 'write_metadata', die)
+        run(*words)
+    assert run(*words, '--resume') == 0
+    found, _ = read_with_rosbags(tmp_path / 'out' / 'bag')
+    assert len(found['/front/enhanced/image_raw']) == 3
+
+
 def test_a_frame_that_cannot_be_encoded_is_passed_through(tmp_path, monkeypatch):
     written = write(tmp_path / 'bag', 'mcap', frames=3)
     encode, calls = enhancing.encode, []

@@ -16,6 +16,7 @@ pytest.importorskip('mcap', reason='mcap is not installed')
 pytest.importorskip('plotly', reason='plotly is not installed')
 
 import browser
+from conftest import wait_until
 from test_replay import CAMERAS, FRAMES, done, run  # noqa: F401, done is a fixture
 
 from dap_led_ros.evaluation import compare, measures
@@ -40,6 +41,9 @@ def test_measures_of_frames_whose_values_are_known():
     lamp = np.zeros((100, 100), np.uint8)
     lamp[:10, :10] = 250
     assert basic(lamp)['saturated'] == pytest.approx(1.0)
+    assert set(basic(lamp[:2, :2])) == {'brightness', 'contrast', 'saturated'}
+    tiny = np.zeros((8, 8, 3), np.uint8)
+    assert measures.full_reference(tiny, tiny) == {'psnr': 50.0}
     assert measures.flicker(90.0, 110.0) == pytest.approx(20.0)
 
 
@@ -60,6 +64,7 @@ def test_features_of_a_shifted_picture_agree(night):
     assert moved['inlier_ratio'] > 0.8
     nothing = features.measure(np.zeros_like(grey))
     assert (nothing['keypoints'], nothing['matches'], nothing['inliers']) == (0, 0, 0)
+    assert features.measure(grey[:1, :1])['keypoints'] == 0
 
 
 def test_harm_names_what_got_worse():
@@ -115,7 +120,7 @@ def test_json_and_csv_hold_every_frame(done):  # noqa: F811
 
 def test_the_video_shows_both_sides(done):  # noqa: F811
     _, out, _ = done
-    capture = cv2.VideoCapture(str(out / 'video' / 'front_image_raw.mp4'))
+    capture = cv2.VideoCapture(str(out / 'video' / 'front__image_raw.mp4'))
     frames = []
     while (read := capture.read())[0]:
         frames.append(read[1])
@@ -204,10 +209,8 @@ def test_the_page_works_in_a_browser(done, width):  # noqa: F811
                 'Input.dispatchMouseEvent',
                 type='mouseMoved', x=box['x'] + box['width'] / 2 + step, y=box['y'] + 60,
             )  # fmt: skip
-        deadline = 50
-        while not page.run('document.querySelectorAll("#hover img").length') and deadline:
-            deadline -= 1
-        assert page.run('document.querySelectorAll("#hover img").length') == 2
+        pictures = 'document.querySelectorAll("#hover img").length'
+        assert wait_until(lambda: page.run(pictures) == 2)
         assert page.complaints == []
     finally:
         page.close()

@@ -62,6 +62,14 @@ def test_tiles_give_the_whole_and_show_no_seam(model, night, monkeypatch):
         assert np.abs(np.diff(profile)).max() < 1
 
 
+@pytest.mark.parametrize(('height', 'width'), [(100, 300), (270, 184)])
+def test_sides_that_cells_do_not_divide(model, night, height, width):
+    frame = np.ascontiguousarray(night[0][:height, :width])
+    whole = Enhancer.load(str(model), 'cpu', 1).network(frame)[0].astype(float)
+    tiled = Enhancer.load(str(model), 'cpu', 1, tile=192).network(frame)[0]
+    assert np.percentile(np.abs(tiled - whole), 99.9) <= 4
+
+
 def test_a_frame_no_larger_than_a_tile_is_whole(model, night):
     frame = np.ascontiguousarray(night[0][:192, :160])
     one = Enhancer.load(str(model), 'cpu', 1).network(frame)[0]

@@ -36,12 +36,15 @@ def write_night_bag(videos: list[Path], out: Path, every: int, width: int) -> in
     """
     if out.exists():
         raise ValueError(f'{out} exists: choose another --out')
+    if every < 1 or width < 16:
+        raise ValueError(f'--every is {every} and --width {width}: use at least 1 and 16')
+    # What is no video shows before the bag is begun.
+    sources = [open_source(video) for video in videos]
     count, now = 0, 10**18
     rng = np.random.default_rng(0)
     with Writer(out, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
         connections = [writer.add_connection(name, IMAGE, typestore=STORE) for name in TOPICS]
-        for video in videos:
-            source = open_source(video)
+        for source in sources:
             step = round(10**9 / (source.rate or 25))
             for index, frame in enumerate(source.frames):
                 now += step

@@ -150,6 +150,8 @@ def enhance_recording(
 ) -> bool:
     """Write the segments that are still missing; False when stopped before the end."""
     done = segments.journals(out)
+    if done:
+        segments.write_metadata(out)  # a kill may have come between journal and metadata
     if done and done[-1]['last']:
         return True
     first = done[-1]['end'] if done else 0

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,8 @@ def _runs(options: argparse.Namespace) -> dict[str, Path]:
     """
     runs: dict[str, Path] = {}
     for bag in options.bag:
-        name = bag.name.split('.')[0]
+        name = Path(os.path.abspath(bag)).name.removesuffix('.zstd')
+        name = name.removesuffix('.mcap').removesuffix('.db3')
         if name in runs:
             raise ValueError(f'{bag} and {runs[name]} have one name: replay them apart')
         runs[name] = bag
@@ -69,6 +71,9 @@ def _here(tasks: dict[str, argparse.Namespace]) -> dict[str, str]:
     """Run the tasks one after the other; why some failed."""
     failures = {}
     for name, options in tasks.items():
+        if 'interrupted' in failures.values():
+            failures[name] = 'not begun'
+            continue
         print(name)
         if failure := _replay(options):
             failures[name] = failure

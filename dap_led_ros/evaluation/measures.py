@@ -64,7 +64,7 @@ PER_FRAME = {
         'odometry can use',
     ),
     'inlier_ratio': Measure('inlier ratio', '', 1, 'inlier matches / matches'),
-    'psnr': Measure('PSNR', 'dB', 1, 'against the reference, all channels'),
+    'psnr': Measure('PSNR', 'dB', 1, 'against the reference, all channels; 50 at the most'),
     'ssim': Measure(
         'SSIM', '', 1, 'against the reference, on luma, Gaussian window of 11 pixels, sigma 1.5'
     ),
@@ -98,6 +98,8 @@ PER_PAIR = {
 
 FEATURES = 1000
 RATIO = 0.8
+MOST_PSNR = 50.0
+"""Of frames that are equal; without it one of them would outweigh all others in a mean."""
 WEAKEST, SURE, TRUE = 0.05, 0.25, 0.5
 """Scores from which detections are kept, counted, and on the reference taken for true."""
 PRECISIONS = (0.8, 0.9, 0.95)
@@ -112,19 +114,20 @@ def luma(frame: np.ndarray) -> np.ndarray:
 def basic(frame: np.ndarray, grey: np.ndarray) -> dict[str, float]:
     """Brightness, contrast, sharpness, noise and saturated share of a frame and its luma."""
     mean, deviation = cv2.meanStdDev(grey)
+    clipped = cv2.inRange(frame, (0, 0, 0), (249, 249, 249))
+    found = {
+        'brightness': float(mean[0, 0]),
+        'contrast': float(deviation[0, 0]),
+        'saturated': 100 * (1 - cv2.countNonZero(clipped) / clipped.size),
+    }
+    if min(grey.shape) < 3:  # no pixel has neighbours on all sides
+        return found
     gx = cv2.subtract(grey[1:-1, 2:], grey[1:-1, :-2], dtype=cv2.CV_32F)
     gy = cv2.subtract(grey[2:, 1:-1], grey[:-2, 1:-1], dtype=cv2.CV_32F)
     energy = (cv2.norm(gx, cv2.NORM_L2SQR) + cv2.norm(gy, cv2.NORM_L2SQR)) / 4 / gx.size
     response = cv2.filter2D(grey, cv2.CV_16S, _IMMERKAER)[1:-1, 1:-1]
     noise = cv2.norm(response, cv2.NORM_L1) / response.size * np.sqrt(np.pi / 2) / 6
-    clipped = cv2.inRange(frame, (0, 0, 0), (249, 249, 249))
-    return {
-        'brightness': float(mean[0, 0]),
-        'contrast': float(deviation[0, 0]),
-        'sharpness': float(energy),
-        'noise': float(noise),
-        'saturated': 100 * (1 - cv2.countNonZero(clipped) / clipped.size),
-    }
+    return {**found, 'sharpness': float(energy), 'noise': float(noise)}
 
 
 def flicker(brightness: float, before: float) -> float:
@@ -143,7 +146,9 @@ class Features:
 
     def measure(self, grey: np.ndarray) -> dict[str, float]:
         """Keypoints, and from the second frame on matches, inliers and their ratio."""
-        keypoints, descriptors = self._orb.detectAndCompute(grey, None)
+        # Its border of 31 pixels leaves nothing of small frames, and it fails on the smallest.
+        small = min(grey.shape) < 62
+        keypoints, descriptors = ((), None) if small else self._orb.detectAndCompute(grey, None)
         points = cv2.KeyPoint_convert(keypoints)
         found = {'keypoints': float(len(keypoints))}
         if self._before is not None:
@@ -178,8 +183,11 @@ class Features:
 
 
 def full_reference(frame: np.ndarray, reference: np.ndarray) -> dict[str, float]:
-    """PSNR and SSIM of frames of one size."""
-    return {'psnr': cv2.PSNR(frame, reference), 'ssim': ssim(luma(frame), luma(reference))}
+    """PSNR and, where the window fits inside, SSIM of frames of one size."""
+    found = {'psnr': min(cv2.PSNR(frame, reference), MOST_PSNR)}
+    if min(frame.shape[:2]) >= 11:
+        found['ssim'] = ssim(luma(frame), luma(reference))
+    return found
 
 
 def ssim(a: np.ndarray, b: np.ndarray) -> float:

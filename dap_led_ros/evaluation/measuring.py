@@ -88,12 +88,16 @@ class Detection:
         row: Row = {}
         for side in SIDES:
             found = self._detector.detect(getattr(pair, side))
-            sure = found.scores >= measures.SURE
+            sure = found.scores.round(3) >= measures.SURE  # as _objects() has them
             key = pair.row['topic'], side
             self._note(key, self._tracks[key].follow(found.boxes[sure], found.class_ids[sure]))
             confidence = {'confidence': float(found.scores[sure].mean())} if sure.any() else {}
             row[side] = {'detections': float(sure.sum()), **confidence}
-            row[f'objects_{side}'] = _objects(found)
+            # Only beside a reference are the weak ones of use.
+            objects = _objects(found)
+            row[f'objects_{side}'] = (
+                objects if pair.reference is not None else measures.sure(objects)
+            )
         if pair.reference is not None:
             row['objects_reference'] = _objects(self._detector.detect(pair.reference))
         return row

@@ -41,6 +41,8 @@ def pairs(
     :param references: image topics and the topic of their reference, which has equal stamps.
     :param only: topics and indices of the frames to decode; by default all.
     """
+    if not journal['frames']:  # perhaps no message at all, where a segment ended with the last
+        return
     references = references or {}
     # By time and not by order: a reader sorts by time, the recording need not have been.
     rows: dict[tuple[str, int], deque[dict[str, Any]]] = defaultdict(deque)

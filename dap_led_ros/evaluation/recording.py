@@ -19,6 +19,7 @@ from typing import Any
 
 try:
     import zstandard
+    from mcap.reader import make_reader
     from mcap.records import Channel, Message, Schema
     from mcap.stream_reader import StreamReader
     from rosbags.rosbag2 import Reader
@@ -71,7 +72,6 @@ class Recording:
         self.trouble: list[str] = []
         """One line for each thing that was lost."""
         self._damaged: set[Path] = set()
-        self._compressed_messages = False
         self._files = self._find_files()
         self.storage = STORAGES[_kind(self._files[0])]
         self.counts: Counter[Topic] = Counter()
@@ -128,7 +128,6 @@ class Recording:
             raise ValueError(
                 f'{metadata} cannot be read: remove it to read the files as they are ({error!r})'
             ) from None
-        self._compressed_messages = information.get('compression_mode', '').lower() == 'message'
         there = [self.path / name for name in names if (self.path / name).is_file()]
         if len(there) < len(names):
             lost = ', '.join(sorted(set(names) - {file.name for file in there}))
@@ -160,10 +159,10 @@ class Recording:
 
     def _read(self, file: Path) -> Iterator[Record]:
         """The messages of a file; raises whatever its reader does where it is damaged."""
-        expand = zstandard.ZstdDecompressor() if self._compressed_messages else None
+        expand = zstandard.ZstdDecompressor()
         with _uncompressed(file) as plain:
             for topic, time, data in _records(plain):
-                if expand:
+                if data[:4] == zstandard.FRAME_HEADER:  # by message; CDR begins with a zero
                     data = expand.decompressobj().decompress(data)
                 yield topic, time, data
 
@@ -203,6 +202,9 @@ def _uncompressed(file: Path) -> Iterator[Path]:
 
 
 def _records(file: Path) -> Iterator[Record]:
+    if file.suffix == '.mcap' and not _has_chunks(file):
+        yield from _salvage_mcap(file)
+        return
     reader = Reader(file)
     try:
         reader.open()
@@ -213,6 +215,14 @@ def _records(file: Path) -> Iterator[Record]:
         topics = {connection.id: _topic(connection) for connection in reader.connections}
         for connection, time, data in reader.messages():
             yield topics[connection.id], time, data
+
+
+def _has_chunks(file: Path) -> bool:
+    """False for an mcap that rosbags would read only as long as its messages are in order."""
+    with file.open('rb') as stream, contextlib.suppress(Exception):  # damaged in many ways
+        summary = make_reader(stream).get_summary()
+        return bool(summary and summary.chunk_indexes)
+    return False
 
 
 def _salvage_mcap(file: Path) -> Iterator[Record]:

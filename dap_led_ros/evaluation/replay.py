@@ -134,7 +134,8 @@ def run(options: argparse.Namespace) -> int:
     asked = _asked(options)
     _may_write(out, asked, options.resume)
     recording = Recording(options.bag)
-    for line in recording.trouble:
+    told = list(recording.trouble)
+    for line in told:
         print(f'dap-led: {line}', file=sys.stderr)
     enhancer = Enhancer.load(options.model, options.device)
     what = plan(recording, options.topic, enhancer, [_camera_of(r)[1] for r in options.reference])
@@ -150,6 +151,9 @@ def run(options: argparse.Namespace) -> int:
         if whole and options.video:
             whole = write_videos(out, stopped)
     written = report.write(out)
+    for line in written['trouble']:
+        if line not in told:  # found out while it was read
+            print(f'dap-led: {line}', file=sys.stderr)
     print(report.summary(written))
     print(f'report    {out / "report.html"}')
     if not whole:
@@ -165,6 +169,8 @@ def _asked(options: argparse.Namespace) -> dict[str, Any]:
     return {
         'bag': str(options.bag.resolve()),
         'topics': options.topic,
+        # Without topics they decide which cameras there are.
+        'references': [] if options.topic else options.reference,
         'model': options.model,
         'format': options.format,
         'humble': options.humble,

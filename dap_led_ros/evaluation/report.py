@@ -39,8 +39,9 @@ def check_libraries() -> None:
 
 def write(out: Path) -> dict[str, Any]:
     """Write report.html, report.json and report.csv of a run; returns what is in report.json."""
-    rows = load_rows(out)
-    content = describe(out, rows)
+    measured = measuring.load(out)
+    rows = _rows(out, measured)
+    content = describe(out, rows, measured)
     segments.write_json(out / 'report.json', content)
     _write_csv(out / 'report.csv', rows)
     page.write(out, content, rows)
@@ -49,13 +50,15 @@ def write(out: Path) -> dict[str, Any]:
 
 def load_rows(out: Path) -> list[Row]:
     """One row for each frame that was read: what became of it, and what was measured."""
-    measured = {
-        (row['topic'], row['index']): row
-        for part in measuring.load(out)
-        for row in part.get('frames', ())
+    return _rows(out, measuring.load(out))
+
+
+def _rows(out: Path, measured: list[dict[str, Any]]) -> list[Row]:
+    of_frames = {
+        (row['topic'], row['index']): row for part in measured for row in part.get('frames', ())
     }
     return [
-        {**row, **measured.get((row['topic'], row['index']), {})}
+        {**row, **of_frames.get((row['topic'], row['index']), {})}
         for journal in segments.journals(out)
         for row in journal['frames']
     ]
@@ -64,16 +67,23 @@ def load_rows(out: Path) -> list[Row]:
 # --- figures -----------------------------------------------------------------------------------
 
 
-def describe(out: Path, rows: list[Row]) -> dict[str, Any]:
+def describe(out: Path, rows: list[Row], measured: list[dict[str, Any]]) -> dict[str, Any]:
     """All figures of the report, without pictures."""
     journals = segments.journals(out)
     run = json.loads((out / 'run.json').read_text())
-    measured = measuring.load(out)
     trouble = list(dict.fromkeys(line for journal in journals for line in journal['trouble']))
     if not journals or not journals[-1]['last']:
         trouble.append('the run was interrupted: frames after its last one are not in it')
     elif not all(measured):
         trouble.append('the run was interrupted: not all frames were measured')
+    asked = next((part['asked'] for part in measured if part), {})
+    for camera, reference in asked.get('references', {}).items():
+        befores = [row['before'] for row in rows if row['topic'] == camera and 'before' in row]
+        if lacking := sum('psnr' not in before for before in befores):
+            trouble.append(
+                f'{lacking} of {len(befores)} frames of {camera} have no frame of {reference} '
+                'with their stamp and size'
+            )
     topics = {}
     for topic in sorted({row['topic'] for row in rows}):
         of_topic = [row for row in rows if row['topic'] == topic]
@@ -216,8 +226,7 @@ def _stages(
 
 
 def _speed(journals: list[dict[str, Any]]) -> dict[str, float]:
-    """Frames per second of enhancing and writing, and of the model alone on the same frames."""
-    frames = sum(len(journal['frames']) for journal in journals)
+    """Enhanced frames per second of the run, and of the model alone on the same frames."""
     wall = sum(journal['seconds']['wall'] for journal in journals)
     enhanced = [
         journal['alone'].get(row['topic'], 0.0) / 1e3
@@ -228,7 +237,7 @@ def _speed(journals: list[dict[str, Any]]) -> dict[str, float]:
     if not wall or not sum(enhanced):
         return {}
     return {
-        'enhance_and_write': frames / wall,
+        'enhance_and_write': len(enhanced) / wall,
         'model_alone': len(enhanced) / sum(enhanced),
         'share': sum(enhanced) / wall,
     }
@@ -248,6 +257,7 @@ def _command(out: Path, run: dict[str, Any], measured: list[dict[str, Any]]) -> 
         words += ['--reference', f'{camera}={reference}']
     if asked.get('detect'):
         words += ['--detect', asked['detect']]
+        words += ['--allow-pickle'] * asked['detect'].endswith('.pt')
     if not asked.get('features', True):
         words.append('--no-features')
     return shlex.join(words)

@@ -1,4 +1,4 @@
-"""Side-by-side videos of a run, one for each camera: OUT/video/front_image_raw.mp4."""
+"""Side-by-side videos of a run, one for each camera: OUT/video/front__image_raw.mp4."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class _Stopped(Exception):
 
 def video_path(out: Path, topic: str) -> Path:
     """Where the video of a topic is."""
-    return out / 'video' / f'{topic.strip("/").replace("/", "_")}.mp4'
+    return out / 'video' / f'{topic.strip("/").replace("/", "__")}.mp4'  # no name has two
 
 
 def cost_path(out: Path) -> Path:

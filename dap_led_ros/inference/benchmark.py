@@ -112,7 +112,9 @@ def benchmark(
             timed = {model: (enhancer, _staged(enhancer))}
             if eager := _eager(model, device, threads):
                 timed[f'{model}: {EAGER}'] = (eager, _staged(eager))
-            if gmac and (limit := _limit(gmac, (width, height), device, threads)):
+            limit = gmac and _limit(gmac, (width, height), device, threads)
+            # Beside another device's limit a share would say nothing.
+            if limit and _on_cpu(limit[0]) == _on_cpu(enhancer):
                 timed[f'{model}: {LIMIT}'] = limit
             for name, (owner, method) in timed.items():
                 methods[name], providers[name] = method, owner.provider
@@ -161,32 +163,33 @@ def gmac_of(path: Path, width: int, height: int) -> float | None:
     return float(noted) * width * height / 1e6 if noted else None
 
 
+def _on_cpu(owner: Enhancer | OnnxBackend) -> bool:
+    return 'cpu' in owner.provider.lower()
+
+
 def _staged(enhancer: Enhancer) -> Method:
     return lambda frame: enhancer.network(frame)[1]
 
 
 def _eager(model: str, device: str, threads: int) -> Enhancer | None:
     """The same network in torch, where there are a checkpoint and torch."""
-    try:
-        path = weights.checkpoint(str(Path(model).with_suffix('.safetensors')))
-    except FileNotFoundError:
-        try:
-            path = weights.checkpoint(model)
-        except FileNotFoundError:
-            return None
+    path = weights.find(model).with_suffix('.safetensors')
+    if not path.is_file():
+        return None
     try:
         from dap_led_ros.inference.backends.torch import TorchBackend
 
         device = 'auto' if device == 'tensorrt' else device
         return Enhancer(TorchBackend(path, device, threads, 'fp32'), path.stem)
-    except RuntimeError:
+    except (OSError, RuntimeError, ValueError) as error:
+        print(f'dap-led: no {EAGER} beside {model}: {error}', file=sys.stderr)
         return None
 
 
 def _limit(
     gmac: float, size: tuple[int, int], device: str, threads: int
 ) -> tuple[OnnxBackend, Method] | None:
-    """Dense convolutions with these MACs; None where the package onnx is missing."""
+    """Dense convolutions with these MACs; None where onnx or the device is missing."""
     try:
         import onnx
     except ImportError:
@@ -210,8 +213,12 @@ def _limit(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'limit.onnx'
         onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=9), path)
-        backend = OnnxBackend(path, device, threads)
-    tensor = rng.random(shape, dtype=np.float32)
+        try:
+            backend = OnnxBackend(path, device, threads)
+        except RuntimeError:  # the device is one of torch's alone
+            return None
+        tensor = rng.random(shape, dtype=np.float32)
+        backend.run(tensor)  # on a GPU the session of this size is opened now, from the file
     scale = gmac * 1e9 / (9 * _FEATURES**2 * width * height * count)
 
     def run(_: np.ndarray) -> dict[str, float]:

@@ -88,6 +88,8 @@ class Enhancer:
         :raises ValueError: the file is not an enhancer, or the device's name is wrong.
         :raises RuntimeError: the runtime or the device is not there.
         """
+        if threads < 0:
+            raise ValueError(f'threads is {threads}: use 0 or more')
         path = weights.find(model)
         if path.suffix == '.safetensors':
             from dap_led_ros.inference.backends.torch import TorchBackend
@@ -153,9 +155,11 @@ class Enhancer:
     def heatmap(self, frame: np.ndarray) -> np.ndarray:
         """Where a frame is degraded, (1, 1, h, w) in [0, 1], for network(); of a guided model.
 
-        :raises ValueError: as enhance().
+        :raises ValueError: as enhance(), or the model is not guided.
         """
         check(frame)
+        if not self.guided:
+            raise ValueError(f'model {self.model} takes no heat-map')
         return self._backend.heatmap(to_tensor(frame))
 
     def network(
@@ -167,6 +171,8 @@ class Enhancer:
         :raises ValueError: as enhance().
         """
         check(frame)
+        if heatmap is not None and not self.guided:
+            raise ValueError(f'model {self.model} takes no heat-map')
         start = time.perf_counter()
         frames = self._backend.takes_frames
         if frames and frame.dtype != np.uint8:

@@ -28,9 +28,10 @@ class Heatmaps:
         self.forget()
 
     def forget(self) -> None:
-        """The next frame is of another scene, or of another size."""
+        """The next frame is of another scene."""
         self._heatmap: np.ndarray | None = None
         self._age = 0
+        self._shape: tuple[int, ...] = ()
 
     def of(self, frame: np.ndarray) -> np.ndarray | None:
         """The heat-map (1, 1, h, w) for Enhancer.network(); None: let the model make it.
@@ -39,6 +40,9 @@ class Heatmaps:
         """
         if not self._enhancer.guided or self._every == 1:
             return None
+        if frame.shape != self._shape:
+            self.forget()
+            self._shape = frame.shape
         if self._age % self._every == 0:
             seen = self._enhancer.heatmap(frame)
             if self._heatmap is None:

@@ -53,6 +53,8 @@ def _checkpoint(path: Path) -> dict[str, str]:
                 raise ValueError('the header would have more than 100 MB')
             header = json.loads(file.read(length))
         described = json.loads(header.pop('__metadata__', {}).get('dap_led_ros', '{}'))
+        config = dict(described.pop('config', {}))
+        prior = dict(config.pop('prior', {}))
         count = sum(
             _product(tensor['shape'])
             for name, tensor in header.items()
@@ -60,10 +62,8 @@ def _checkpoint(path: Path) -> dict[str, str]:
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f'{path} is no safetensors file, or damaged: {error}') from None
-    if not described:
+    if not described and not config:
         described = {'metadata': 'none: not a checkpoint of dap_led_training'}
-    config = described.pop('config', {})
-    prior = config.pop('prior', {})
     return {
         **{name: str(value) for name, value in described.items()},
         'parameters': f'{count / 1e6:.3f} M',

@@ -110,8 +110,13 @@ class Stream:
         milliseconds = {'score': (time.perf_counter() - start) * 1e3}
         if weight == 0:
             self._gain = 0.0
+            self._heatmaps.forget()  # they would be old when the gate opens again
             return Enhanced(frame, degradation, milliseconds, 0.0)
-        enhanced, stages = self._enhancer.network(frame, self._heatmaps.of(frame))
+        start = time.perf_counter()
+        heatmap = self._heatmaps.of(frame)
+        if heatmap is not None:
+            milliseconds['prior'] = (time.perf_counter() - start) * 1e3
+        enhanced, stages = self._enhancer.network(frame, heatmap)
         start = time.perf_counter()
         share = self._share(weight, sudden, frame, enhanced)
         if share != 1:

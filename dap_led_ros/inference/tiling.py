@@ -51,7 +51,7 @@ class Averages:
 
     def _at_level(self, count: int) -> np.ndarray:
         """The share of each of `count` cells of a level, row by row."""
-        height, width = (side + -side % _MULTIPLE for side in self.share.shape)
+        height, width = self.share.shape
         cell = round((height * width / count) ** 0.5)
         size = width // cell, height // cell
         return cv2.resize(self.share, size, interpolation=cv2.INTER_AREA).ravel()
@@ -77,12 +77,17 @@ def _run_tiled(
     height, width = planes.shape[2:]
     if max(height, width) <= tile:
         return backend.run(planes, heatmap)
+    size = height, width
     heatmap = backend.heatmap(planes) if heatmap is None else heatmap
+    # As the network does: every tile then begins and ends where cells of the whole frame do.
+    border = [(0, -side % backend.multiple) for side in size]
+    planes = np.pad(planes, [(0, 0), (0, 0), *border], mode='edge')
+    height, width = planes.shape[2:]
     tiles = [(y, x) for y in spans(height, tile) for x in spans(width, tile)]
 
     def run(y: slice, x: slice) -> np.ndarray:
         part = np.ascontiguousarray(planes[:, :, y, x])
-        return backend.run(part, _part(heatmap, y, x, (height, width)))
+        return backend.run(part, _part(heatmap, y, x, size))
 
     weight = np.zeros((height, width), np.float32)
     feathers = [_ramp(y, height)[:, None] * _ramp(x, width) for y, x in tiles]
@@ -101,7 +106,7 @@ def _run_tiled(
     finally:
         for hook in hooks:
             hook.remove()
-    return enhanced
+    return np.ascontiguousarray(enhanced[:, :, : size[0], : size[1]])
 
 
 def spans(size: int, tile: int, overlap: int = OVERLAP) -> list[slice]:

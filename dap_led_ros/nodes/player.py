@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import math
 import signal
 import struct
 import sys
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import rclpy
+from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -33,7 +35,7 @@ from dap_led_ros.evaluation.recording import COMPRESSED_IMAGE, IMAGE, Recording,
 CLOCK_PERIOD = 0.01  # seconds between two /clock, steady
 PATIENCE = 30.0  # seconds to wait for the enhancing node
 SILENCE = 2.0  # seconds without a frame after the last one was sent
-EXPECTED_AT_START = (ValueError, RuntimeError, OSError)
+EXPECTED_AT_START = (ValueError, RuntimeError, OSError, ParameterException)
 """What is told in one line."""
 
 
@@ -59,7 +61,7 @@ class Player(Node):
         enhanced = parameter('enhanced', '') or enhanced_name(self._topic)
         if not bag:
             raise ValueError('the parameter bag is empty: give the path of a rosbag2')
-        if self._rate <= 0:
+        if not 0 < self._rate < math.inf:
             raise ValueError(f'rate is {self._rate}: use a number above 0')
         self._recording = Recording(Path(bag))
         for line in self._recording.trouble:
@@ -72,6 +74,7 @@ class Player(Node):
         self._change = threading.Condition()  # guards what follows
         self._paused = parameter('start_paused', False)
         self._stopping = False
+        self.failed = False
         self._sent: dict[tuple[int, int], float] = {}
         self._received: dict[tuple[int, int], float] = {}
         self._subscription = None
@@ -149,6 +152,7 @@ class Player(Node):
                 self._wait_for_the_last()
         except Exception as error:
             if self.context.ok():
+                self.failed = True
                 self.get_logger().fatal(f'stopped: {error}')
         self.context.try_shutdown()
 
@@ -164,6 +168,9 @@ class Player(Node):
             ):
                 return True
             time.sleep(0.05)
+        if self._stopping:
+            return False
+        self.failed = True
         self.get_logger().fatal(
             f'nobody enhances {self._topic} to {self._subscription.topic_name}: start the node '
             'with the image remapped, or set the parameter enhanced'
@@ -239,7 +246,7 @@ def _qos(topic: Topic) -> QoSProfile:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Play until the end or Ctrl-C and print the metrics; 1 if it could not start."""
+    """Play until the end or Ctrl-C and print the metrics; 1 if that failed."""
     rclpy.init(args=arguments)
     try:
         player = Player()
@@ -259,7 +266,7 @@ def main(arguments: list[str] | None = None) -> int:
     player.destroy_node()
     if rclpy.ok():
         rclpy.shutdown()
-    return 0
+    return int(player.failed)
 
 
 if __name__ == '__main__':

@@ -153,7 +153,10 @@ class OnnxBackend:
         device = 'cpu' if self.provider == 'CPUExecutionProvider' else 'cuda'
         for graph in (True, False):
             try:
-                fixed = FixedSize(self._open(self._path, given, graph), given, device)
+                session = self._open(self._path, given, graph)
+                if session.get_providers()[0] != self.provider:
+                    raise RuntimeError(f'{self.provider} failed to start for frames of this size')
+                fixed = FixedSize(session, given, device)
                 fixed.run(given)
             except Exception:  # ONNX Runtime raises many classes of its own
                 if not graph:
@@ -183,11 +186,10 @@ class OnnxBackend:
         shape: tuple[int, ...] = ()
         if fixed:
             shape = fixed[self._first].shape
-            sizes = dict(zip('BHW' if self.takes_frames else 'BCHW', shape))
-            if 'heatmap' in fixed:
-                sizes |= dict(zip('hw', fixed['heatmap'].shape[2:]))
-            for name, size in sizes.items():
-                options.add_free_dimension_override_by_name(name, size)
+            for one in self._session.get_inputs():
+                for name, size in zip(one.shape, fixed[one.name].shape):
+                    if isinstance(name, str):
+                        options.add_free_dimension_override_by_name(name, size)
         providers = [
             (name, provider_options(name, path, shape, graph)) for name in wanted or self._wanted
         ]
@@ -254,7 +256,10 @@ def provider_options(
         return options | ({'enable_cuda_graph': '1'} if graph else {})
     if provider == 'TensorrtExecutionProvider' and shape:
         folder = engine_folder(path, shape)
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:  # nowhere to keep the engine: build it at every start
+            return {'trt_fp16_enable': '1'}
         return {
             'trt_fp16_enable': '1',
             'trt_engine_cache_enable': '1',

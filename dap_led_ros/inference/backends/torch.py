@@ -26,7 +26,8 @@ class TorchBackend:
         :param threads: threads of one inference, of the whole process; 0 is one per core that
             this process may use, at most MOST_THREADS.
         :param precision: of the network's arithmetic: fp32, bf16, fp16, or auto: fp16 on CUDA,
-            fp32 on a CPU. The prior, and the sum of frame and residual, stay in fp32.
+            fp32 on a CPU. The sum of frame and residual stays in fp32; the prior has its own
+            precision (CLIP: fp16 on CUDA).
         :raises ValueError: the device's or the precision's name is wrong, or the file is no
             checkpoint.
         :raises FileNotFoundError: the CLIP that guides the network is not there.
@@ -83,6 +84,11 @@ class TorchBackend:
             else:
                 enhanced = self._network.network(self._moved(frames), self._moved(heatmap))
         return enhanced.float().cpu().numpy()
+
+    @property
+    def multiple(self) -> int:
+        """Of so many pixels are the sides to which a guided network pads a frame."""
+        return 8 * self._network.network.config.unshuffle
 
     def attentions(self) -> list[Any]:
         """The modules whose averages over the frame tiles must share."""
