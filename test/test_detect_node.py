@@ -27,7 +27,6 @@ from rclpy.lifecycle import LifecycleNode
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
-from vision_msgs_fixture import vision_msgs  # noqa: F401, a fixture
 
 from dap_led_ros import image_codec
 from dap_led_ros.detection import Detections, Detector, draw
@@ -72,7 +71,7 @@ class Camera(Node):
 
 
 @pytest.fixture
-def graph(request, monkeypatch, vision_msgs) -> Iterator[tuple[Camera, dict[str, str]]]:  # noqa: F811
+def graph(request, monkeypatch, vision_msgs) -> Iterator[tuple[Camera, dict[str, str]]]:
     """A camera in a graph of its own, and the environment for nodes that shall see it."""
     variables = ros_environment(request.node.nodeid) | vision_msgs
     variables |= environment.additions(environment.find_profile(), os.environ)
@@ -174,7 +173,7 @@ def test_detections_of_every_frame_and_nothing_for_nobody(graph, start_node, mod
     assert total['failed'] == 0 and total['received'] == total['detected'] + 1 + total['dropped']
 
 
-def test_it_says_why_it_cannot_start(start_node, vision_msgs, tmp_path, request):  # noqa: F811
+def test_it_says_why_it_cannot_start(start_node, vision_msgs, tmp_path, request):
     plain = ros_environment(request.node.nodeid)
     absent = ['-p', f'model:={tmp_path}/yolov8n.onnx']
     cases = [

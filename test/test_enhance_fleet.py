@@ -18,11 +18,10 @@ from lifecycle_msgs.msg import Transition
 from ros_graph import counts, graph, image, pixels_of, running, settle, stamp, values
 from sensor_msgs.msg import Image
 from std_srvs.srv import SetBool
-from vision_msgs_fixture import vision_msgs
 
 from dap_led_ros.inference import Enhancer
 
-__all__ = ['graph', 'running', 'vision_msgs']
+__all__ = ['graph', 'running']
 
 
 def write_model(path, body, initializers=(), size=('B', 3, 'H', 'W')) -> str:
