@@ -6,29 +6,24 @@ DDS.
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import sys
 
 import rclpy
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.clock import Clock, ClockType
-from rclpy.exceptions import ParameterException
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import Image
 
 from dap_led_ros import image_codec
-from dap_led_ros.nodes import detections
+from dap_led_ros.nodes import detections, running
 
 RELIABILITY = {
     'sensor_data': ReliabilityPolicy.BEST_EFFORT,
     'reliable': ReliabilityPolicy.RELIABLE,
 }
 REVIEW_PERIOD = 0.5  # seconds between looks at who listens
-EXPECTED_AT_START = (ValueError, RuntimeError, OSError, ParameterException)
 
 
 class DetectNode(Node):
@@ -84,22 +79,10 @@ class DetectNode(Node):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the node until Ctrl-C; 1 if it could not start."""
-    rclpy.init(args=arguments)
-    try:
-        node = DetectNode()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        return 0
-    except Exception as error:
-        if not rclpy.ok():  # Ctrl-C while starting: rclpy raises whatever it was busy with
-            return 0
-        if not isinstance(error, EXPECTED_AT_START):
-            raise
-        rclpy.logging.get_logger('detect').fatal(f'cannot start: {error}')
-        rclpy.shutdown()
-        return 1
-    with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
-        rclpy.spin(node)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C shall not interrupt the end
+    node = running.start('detect', DetectNode, arguments)
+    if isinstance(node, int):
+        return node
+    running.spin(node)
     node.worker.close()
     # Not the node's logger, whose way to /rosout is closed after Ctrl-C.
     rclpy.logging.get_logger('dap_led_ros').info(str(node.worker.counts))

@@ -11,7 +11,6 @@ Parameters are in parameters.py, a camera's topics in camera.py, diagnostics in 
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import threading
 import time
@@ -24,8 +23,6 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import Vector3Stamped
 from rclpy.clock import Clock, ClockType
-from rclpy.exceptions import ParameterException
-from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
@@ -34,7 +31,7 @@ from std_srvs.srv import SetBool
 from dap_led_ros import image_codec
 from dap_led_ros.inference import Enhancer
 from dap_led_ros.inference.enhancer import MIN_SIDE, Enhanced
-from dap_led_ros.nodes import debug_images, detections, messages, parameters
+from dap_led_ros.nodes import debug_images, detections, messages, parameters, running
 from dap_led_ros.nodes.camera import Camera
 from dap_led_ros.nodes.health import Counts, Engine, diagnose
 from dap_led_ros.nodes.messages import Message, stamp_ns
@@ -43,7 +40,6 @@ from dap_led_ros.nodes.parameters import Parameters
 LOG_PERIOD = 60.0  # seconds between log lines of the same kind of trouble
 FIRST_RETRY, LAST_RETRY = 0.25, 30.0  # seconds without the network after a failure
 PATIENCE, LAST_PATIENCE = 3.0, 10.0  # seconds for the worker's last frame; at the node's end
-EXPECTED_AT_START = (ValueError, RuntimeError, OSError, ImportError, ParameterException)
 
 
 class EnhanceNode(LifecycleNode):
@@ -106,7 +102,7 @@ class EnhanceNode(LifecycleNode):
             if self.context.ok():  # else Ctrl-C, and that is no trouble
                 self.get_logger().error(f'cannot configure: {error}')
             self.on_cleanup(state)
-            if not isinstance(error, EXPECTED_AT_START):
+            if not isinstance(error, running.EXPECTED_AT_START):
                 raise
             return TransitionCallbackReturn.FAILURE
         return super().on_configure(state)
@@ -494,31 +490,19 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(make: Callable[[], EnhanceNode], arguments: list[str] | None) -> int:
     """The same for a node that is made in another way."""
-    rclpy.init(args=arguments)
-    try:
+
+    def begin() -> tuple[EnhanceNode, bool]:
         node = make()
-        started = not node.get_parameter('autostart').value or node.start()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        return 0
-    except Exception as error:
-        if not rclpy.ok():  # Ctrl-C while starting: rclpy raises whatever it was busy with
-            return 0
-        if not isinstance(error, EXPECTED_AT_START):
-            raise
-        rclpy.logging.get_logger('enhance').fatal(f'cannot start: {error}')
+        return node, not node.get_parameter('autostart').value or node.start()
+
+    begun = running.start('enhance', begin, arguments)
+    if isinstance(begun, int):
+        return begun
+    node, has_started = begun
+    if rclpy.ok() and not has_started:
         rclpy.shutdown()
         return 1
-    if rclpy.ok() and not started:
-        rclpy.shutdown()
-        return 1
-    try:
-        rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except Exception:
-        if rclpy.ok():  # else Ctrl-C took the middleware away under a callback
-            raise
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C shall not interrupt the end
+    running.spin(node)
     has_ended = node.close()
     # Not the node's logger, whose way to /rosout is closed after Ctrl-C.
     rclpy.logging.get_logger('dap_led_ros').info(str(node.counts))

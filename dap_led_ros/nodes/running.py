@@ -1,0 +1,45 @@
+"""How a node starts and how it runs until Ctrl-C, whatever it is."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from typing import TypeVar
+
+import rclpy
+from rclpy.exceptions import ParameterException
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+
+EXPECTED_AT_START = (ValueError, RuntimeError, OSError, ImportError, ParameterException)
+"""What is told in one line."""
+Made = TypeVar('Made')
+
+
+def start(name: str, make: Callable[[], Made], arguments: list[str] | None) -> Made | int:
+    """Make a node, or what there is to it; else (it fails, Ctrl-C) returns the exit status."""
+    rclpy.init(args=arguments)
+    try:
+        return make()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        return 0
+    except Exception as error:
+        if not rclpy.ok():  # Ctrl-C while starting: rclpy raises whatever it was busy with
+            return 0
+        if not isinstance(error, EXPECTED_AT_START):
+            raise
+        rclpy.logging.get_logger(name).fatal(f'cannot start: {error}')
+        rclpy.shutdown()
+        return 1
+
+
+def spin(node: Node) -> None:
+    """Serve the node until Ctrl-C, of which a second one shall not interrupt the end."""
+    try:
+        rclpy.spin(node)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except Exception:
+        if rclpy.ok():  # else Ctrl-C took the middleware away under a callback
+            raise
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
