@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 from dap_led_ros.inference import weights
+from dap_led_ros.inference.backends.onnx import runtime
 
 NAMES = ('joint', 'low_light', 'blur')
 SIZE = (160, 120)
@@ -19,12 +20,7 @@ class DegradationScorer:
 
         :raises RuntimeError: ONNX Runtime is missing, or the installation is damaged.
         """
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise RuntimeError(
-                f'ONNX Runtime is missing: pip install onnxruntime ({error})'
-            ) from None
+        onnxruntime = runtime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1  # it takes a millisecond
         path = weights.PRIORS / 'degradation.onnx'

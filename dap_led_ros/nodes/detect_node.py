@@ -86,9 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
     node.worker.close()
     # Not the node's logger, whose way to /rosout is closed after Ctrl-C.
     rclpy.logging.get_logger('dap_led_ros').info(str(node.worker.counts))
-    node.destroy_node()
-    if rclpy.ok():
-        rclpy.shutdown()
+    running.end(node)
     return 0
 
 

@@ -508,9 +508,7 @@ def run(make: Callable[[], EnhanceNode], arguments: list[str] | None) -> int:
     rclpy.logging.get_logger('dap_led_ros').info(str(node.counts))
     if not has_ended:
         os._exit(1)  # Python would abort on a thread that is still in the network
-    node.destroy_node()
-    if rclpy.ok():
-        rclpy.shutdown()
+    running.end(node)
     return 0
 
 

@@ -7,11 +7,9 @@ steady clock; the executor's thread receives enhanced frames, which are told by 
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import json
 import math
-import signal
 import struct
 import sys
 import threading
@@ -20,9 +18,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import rclpy
-from rclpy.exceptions import ParameterException
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
@@ -31,12 +26,11 @@ from std_srvs.srv import SetBool
 from dap_led_ros.evaluation.codec import enhanced_name
 from dap_led_ros.evaluation.graph_metrics import graph_metrics
 from dap_led_ros.evaluation.recording import COMPRESSED_IMAGE, IMAGE, Recording, Topic
+from dap_led_ros.nodes import running
 
 CLOCK_PERIOD = 0.01  # seconds between two /clock, steady
 PATIENCE = 30.0  # seconds to wait for the enhancing node
 SILENCE = 2.0  # seconds without a frame after the last one was sent
-EXPECTED_AT_START = (ValueError, RuntimeError, OSError, ParameterException)
-"""What is told in one line."""
 
 
 class Player(Node):
@@ -247,25 +241,17 @@ def _qos(topic: Topic) -> QoSProfile:
 
 def main(arguments: list[str] | None = None) -> int:
     """Play until the end or Ctrl-C and print the metrics; 1 if that failed."""
-    rclpy.init(args=arguments)
-    try:
-        player = Player()
-    except EXPECTED_AT_START as error:
-        rclpy.logging.get_logger('player').fatal(f'cannot start: {error}')
-        rclpy.shutdown()
-        return 1
+    player = running.start('player', Player, arguments)
+    if isinstance(player, int):
+        return player
     player.start()
-    with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
-        rclpy.spin(player)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C shall not interrupt the end
+    running.spin(player)
     metrics = player.close()
     for name, value in metrics.items():
         print(f'{name:50} {value:10.2f}', flush=True)
     if player.metrics_file and metrics:
         Path(player.metrics_file).write_text(json.dumps(metrics, indent=1))
-    player.destroy_node()
-    if rclpy.ok():
-        rclpy.shutdown()
+    running.end(player)
     return int(player.failed)
 
 

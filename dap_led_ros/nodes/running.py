@@ -43,3 +43,10 @@ def spin(node: Node) -> None:
         if rclpy.ok():  # else Ctrl-C took the middleware away under a callback
             raise
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def end(node: Node) -> None:
+    """Let go of the node, and of the middleware if Ctrl-C has not done so."""
+    node.destroy_node()
+    if rclpy.ok():
+        rclpy.shutdown()
