@@ -73,7 +73,7 @@ class Batches(Dataset):
 
     def __getitem__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         cv2.setNumThreads(1)  # workers run side by side
-        stage = self._stage(step)
+        stage = stage_of(self.stages, step)
         count = stage.batch // self.world_size
         pairs = [
             self.source.sample(stage, np.random.default_rng([self.seed, step, i]))
@@ -82,9 +82,15 @@ class Batches(Dataset):
         degraded, target = zip(*pairs)
         return torch.from_numpy(np.stack(degraded)), torch.from_numpy(np.stack(target))
 
-    def _stage(self, step: int) -> Stage:
-        for stage in self.stages:
-            if step < stage.steps:
-                return stage
-            step -= stage.steps
-        raise IndexError(f'the run has {len(self)} steps')
+
+def stage_of(stages: list[Stage], step: int) -> Stage:
+    """The stage that a step of the run belongs to.
+
+    :raises IndexError: the run is shorter.
+    """
+    total = sum(stage.steps for stage in stages)
+    for stage in stages:
+        if step < stage.steps:
+            return stage
+        step -= stage.steps
+    raise IndexError(f'the run has {total} steps')
