@@ -209,7 +209,4 @@ def _first_frame_decodes(reader: object, connection: object) -> bool:
 def _decode_bag_image(message: object) -> np.ndarray:
     if hasattr(message, 'encoding'):
         return image_codec.decode(message)
-    image = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_COLOR)
-    if image is None:
-        raise ValueError(f'compressed image of format {message.format!r} cannot be decoded')
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return image_codec.decode_compressed(message)[0]

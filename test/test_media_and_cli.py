@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -143,6 +144,17 @@ def test_a_bag_is_a_source_of_frames(tmp_path, night):
     assert cv2.PSNR(next(jpeg.frames), night[0]) > 30
     with pytest.raises(ValueError, match='its image topics: /jpeg, /raw'):
         media.open_source(tmp_path / 'bag', '/rear')
+
+
+def test_compressed_images_of_a_bag_are_read_as_the_node_reads_them(night):
+    """A grey JPEG, and a depth image that no picture is."""
+    grey = cv2.cvtColor(night[1], cv2.COLOR_RGB2GRAY)
+    data = cv2.imencode('.png', grey)[1].ravel()
+    frame = media._decode_bag_image(SimpleNamespace(format='mono8; png compressed', data=data))
+    assert np.array_equal(frame, np.dstack([grey] * 3))
+    depth = SimpleNamespace(format='16UC1; compressedDepth png', data=data)
+    with pytest.raises(ValueError, match='not colour or grey'):
+        media._decode_bag_image(depth)
 
 
 def test_a_bag_that_begins_with_depth_gives_its_colour_camera(tmp_path, night):

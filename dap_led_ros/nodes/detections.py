@@ -26,6 +26,7 @@ except ImportError:  # Humble
 
 from dap_led_ros import image_codec
 from dap_led_ros.detection import Detections, Detector, draw
+from dap_led_ros.media import eight_bit
 
 LOG_PERIOD = 60.0  # seconds between log lines of the same kind of trouble
 PATIENCE = 10.0  # seconds to wait for the last frame
@@ -234,8 +235,7 @@ class DetectionWorker:
     def _handle(self, header: Header, frame: np.ndarray) -> str:
         """Detect and publish; returns the name of the frame's count. Never raises."""
         try:
-            if frame.dtype == np.uint16:
-                frame = (frame >> 8).astype(np.uint8)
+            frame = eight_bit(frame)
             detections = self._detector.detect(frame)
             self._publisher.publish(to_message(detections, header, self._messages))
             if self._image_publisher.get_subscription_count():
