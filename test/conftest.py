@@ -78,15 +78,21 @@ class NodeProcess:
             raise AssertionError(f'Ctrl-C did not end the node: {self.log}') from None
 
     def stop(self) -> None:
+        """Ctrl-C, and only then the hard way: it would leave shared memory of Fast DDS behind."""
         if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
+            self.process.send_signal(signal.SIGCONT)
+            self.process.send_signal(signal.SIGINT)
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
         self._log.close()
 
 
 @pytest.fixture
 def start_node() -> Iterator[Callable[..., NodeProcess]]:
-    """Start nodes; whatever still runs at the end of the test is killed."""
+    """Start nodes; whatever still runs at the end of the test is stopped."""
     started: list[NodeProcess] = []
 
     def start(name: str, arguments: list[str], environment: dict[str, str]) -> NodeProcess:
