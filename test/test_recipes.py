@@ -128,6 +128,16 @@ def test_a_run_of_another_recipe_is_not_continued(folder, tmp_path):
     train(recipe(folder, steps=5, loop=moved), tmp_path)  # only the machine differs
 
 
+def test_a_run_goes_on_with_a_version_that_knows_more_options(folder, tmp_path):
+    train(recipe(folder, 5), tmp_path)
+    path = tmp_path / 'config.yaml'
+    known = yaml.safe_load(path.read_text())
+    del known['only'], known['prior']['dense_mode']
+    path.write_text(yaml.safe_dump(known))
+    train(recipe(folder, 5), tmp_path)
+    assert yaml.safe_load(path.read_text())['only'] == ''
+
+
 def test_options_change_the_preset_and_wrong_ones_are_named(folder):
     made = EnhanceRecipe(recipe(folder, options={'channels': 16, 'modulation': 'depthwise'}))
     assert made.network.stem.out_channels == 16

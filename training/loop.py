@@ -10,6 +10,7 @@ run that was killed goes on with what an unbroken one would have seen, to the sa
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -32,6 +33,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
+
+from dap_led_training import configuration
 
 OPTIMIZERS = {'adam': torch.optim.Adam, 'adamw': torch.optim.AdamW}
 SCHEDULES = ('constant', 'cosine')
@@ -216,6 +219,8 @@ def write_record(out: Path, config: Any, loop: LoopConfig, initial: Path | None 
     path, plain = out / 'config.yaml', as_plain(config)
     if path.exists() and (out / 'checkpoint.pt').exists():
         before = yaml.safe_load(path.read_text())
+        with contextlib.suppress(ValueError):  # a key that has come since had its default
+            before = as_plain(configuration.build(before, type(config), str(path)))
         changed = [
             key
             for key in sorted({*plain, *before})
