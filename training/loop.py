@@ -49,6 +49,8 @@ class LoopConfig:
 
     seed: int = 1
     optimizer: str = 'adam'
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Of Adam and AdamW; 0.5 for the first is usual for adversarial losses."""
     learning_rate: float = 1e-4
     schedule: str = 'constant'
     """constant, or cosine: from learning_rate down to final_learning_rate."""
@@ -127,7 +129,9 @@ def fit(
     average = AveragedModel(recipe.network, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
     average.to(fabric.device)
     optimizer = OPTIMIZERS[config.optimizer](
-        _parameter_groups(recipe, config.weight_decay), lr=config.learning_rate
+        _parameter_groups(recipe, config.weight_decay),
+        lr=config.learning_rate,
+        betas=config.betas,
     )
     wrapped, optimizer = fabric.setup(recipe, optimizer)
     total, checkpoint = len(batches), out / 'checkpoint.pt'
