@@ -63,7 +63,7 @@ class Page:
             features = [{'name': 'prefers-color-scheme', 'value': 'dark'}]
             self.call('Emulation.setEmulatedMedia', features=features)
         self.call('Page.navigate', url=file.resolve().as_uri())
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while self.run('document.readyState + location.protocol') != 'completefile:':
             assert time.monotonic() < deadline, 'the page does not load'
             time.sleep(0.05)
@@ -107,7 +107,7 @@ class Page:
 
     def _receive(self) -> dict[str, Any]:
         while b'\0' not in self._buffer:
-            ready, _, _ = select.select([self._from_browser], [], [], 60)
+            ready, _, _ = select.select([self._from_browser], [], [], 180)
             data = os.read(self._from_browser, 2**20) if ready else b''
             assert data, 'the browser does not answer'
             self._buffer += data

@@ -18,6 +18,8 @@ pytest.importorskip('plotly', reason='plotly is not installed')
 
 from test_replay import TOPICS, read_with_rosbags, run, write
 
+from dap_led_ros.evaluation import enhancing
+
 OPTIONS = ['--topic', '/front/image_raw', '--no-video', '--no-features']
 
 
@@ -48,66 +50,53 @@ def test_several_recordings_one_of_them_lost(tmp_path, capsys):
         run('replay', *bags, '--out', out, *OPTIONS)
 
 
-def test_a_killed_worker_costs_a_segment_and_nothing_twice(tmp_path):
+def test_a_killed_worker_costs_a_segment_and_nothing_twice(tmp_path, monkeypatch):
+    """Segments of two recordings on a cluster: the same bytes as from one process."""
     pytest.importorskip('ray', reason='ray is not installed')
     psutil = pytest.importorskip('psutil', reason='psutil is not installed')
-    frames = 60
+    frames = 40
     written = [write(tmp_path / f'drive_{index}', 'mcap', frames=frames) for index in range(2)]
-    out = tmp_path / 'out'
+    out, bags = tmp_path / 'out', [str(tmp_path / f'drive_{index}') for index in range(2)]
     program = (
         'import sys, ray; sys.path.insert(0, sys.argv.pop(1)); '
-        'ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False, '
-        'runtime_env={"worker_process_setup_hook": "test_fleet.small_segments"}); '
-        'import test_replay; sys.exit(test_replay.run(*sys.argv[1:]))'
+        'ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False); '
+        'import test_replay; test_replay.enhancing.PART_FRAMES = 8; '
+        'sys.exit(test_replay.run(*sys.argv[1:]))'
     )
     here = str(Path(__file__).parent)
-    bags = [str(tmp_path / f'drive_{index}') for index in range(2)]
+    words = ['replay', *bags, '--out', str(out), '--ray', *OPTIONS]
     process = subprocess.Popen(
-        [
-            sys.executable,
-            '-c',
-            program,
-            here,
-            'replay',
-            *bags,
-            '--out',
-            str(out),
-            '--ray',
-            *OPTIONS,
-        ],
+        [sys.executable, '-c', program, here, *words],
         env={**os.environ, 'PYTHONPATH': here},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
     try:
-        worker = killed = None
-        whole = [out / 'drive_0' / 'segments' / f'{index}.json' for index in range(2)]
-        deadline = time.monotonic() + 200
-        while killed is None:
+        killed: dict[Path, int] = {}
+        deadline = time.monotonic() + 300
+        while not killed:
             assert process.poll() is None, process.communicate()[0]
             assert time.monotonic() < deadline
-            if whole[-1].is_file():
-                for child in psutil.Process(process.pid).children(recursive=True):
-                    if 'replay drive_0' in ' '.join(child.cmdline()):
-                        worker = child.pid
-                if worker:
-                    os.kill(worker, signal.SIGKILL)
+            whole = [*out.glob('drive_*/segments/?.json')]
+            for child in psutil.Process(process.pid).children(recursive=True) if whole else ():
+                if 'enhance [' in ' '.join(child.cmdline()):
+                    os.kill(child.pid, signal.SIGKILL)
                     killed = {path: path.stat().st_mtime_ns for path in whole}
+                    break
             time.sleep(0.01)
         said = process.communicate(timeout=300)[0]
     finally:
         process.kill()
     assert process.returncode == 0, said
-    assert killed == {path: path.stat().st_mtime_ns for path in whole}
+    assert killed == {path: path.stat().st_mtime_ns for path in killed}
+    monkeypatch.setattr(enhancing, 'PART_FRAMES', 8)
     for index in range(2):
         check(out, f'drive_{index}', written[index], frames)
+        assert len([*out.glob(f'drive_{index}/segments/?.json')]) == 5
+        assert not (out / f'drive_{index}' / '.part').exists()
+    assert run('replay', bags[0], '--out', tmp_path / 'one', *OPTIONS) == 0
+    for file in (tmp_path / 'one' / 'bag').iterdir():
+        assert (out / 'drive_0' / 'bag' / file.name).read_bytes() == file.read_bytes(), file.name
     rows = json.loads((out / 'fleet.json').read_text())
     assert [row['frames']['enhanced'] for row in rows] == [frames, frames]
-
-
-def small_segments() -> None:
-    """In each worker: segments of a few frames."""
-    from dap_led_ros.evaluation import enhancing
-
-    enhancing.SEGMENT_BYTES = 400_000

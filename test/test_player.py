@@ -118,6 +118,7 @@ def test_pause_and_the_bytes_of_messages(tmp_path, graph, start_node):  # noqa: 
         ({'bag': '/nowhere'}, '/nowhere does not exist'),
         ({'bag': 'BAG', 'topic': '/odd'}, 'has no image topic /odd'),
         ({'bag': 'BAG', 'rate': 0.0}, 'rate is 0.0'),
+        ({'bag': 'BAG', 'metrics': '/nowhere/m.json'}, 'no such folder'),
     ],
 )
 def test_what_cannot_be_played_is_said(tmp_path, graph, start_node, values, said):  # noqa: F811

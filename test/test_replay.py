@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import functools
 import json
 import re
@@ -10,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -28,10 +30,11 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from ruamel.yaml import YAML
 
 from dap_led_ros import image_codec, sample
-from dap_led_ros.evaluation import codec, enhancing, replay
+from dap_led_ros.evaluation import codec, enhancing, recording, replay, segments
 from dap_led_ros.evaluation.background import in_background
 from dap_led_ros.evaluation.commands import add_commands
 from dap_led_ros.evaluation.recording import Recording
+from dap_led_ros.inference import Enhancer
 
 IMAGE, COMPRESSED = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'
 CUSTOM = 'nobody_msgs/msg/Odd'
@@ -48,6 +51,15 @@ TOPICS = {
 }
 CAMERAS = ('/front/image_raw', '/rear/image_raw/compressed', '/left/mono')
 FRAMES = 12
+
+
+def options_of(*words: object) -> argparse.Namespace:
+    """Of one recording."""
+    parser = argparse.ArgumentParser()
+    add_commands(parser.add_subparsers(required=True))
+    options = parser.parse_args([str(word) for word in words])
+    options.bag = options.bag[0]
+    return options
 
 
 def run(*words: object) -> int:
@@ -258,8 +270,8 @@ def test_a_split_recording_whose_types_nobody_described(tmp_path):
             database.execute('DROP TABLE message_definitions')
             database.execute('UPDATE schema SET schema_version = 3')
     (bag / 'bag_1.db3').write_bytes(b'no database')
-    recording = Recording(bag)
-    assert [line.split(' is ')[0] for line in recording.trouble[1:]] == ['bag_1.db3']
+    trouble = Recording(bag).trouble
+    assert [line.split(' is ')[0] for line in trouble[1:]] == ['bag_1.db3']
     assert run('replay', bag, '--out', tmp_path / 'out', '--no-video') == 0
     found = defaultdict(list)
     for topic, now, data in Recording(tmp_path / 'out' / 'bag').messages():
@@ -284,14 +296,142 @@ def test_an_mcap_without_index_whose_messages_are_not_in_order(tmp_path):
             data = bytes(STORE.serialize_cdr(image(now, small_frames()[0][0]), IMAGE))
             writer.add_message(channel, now, data, now)
         writer.finish()
-    recording = Recording(tmp_path / 'fast.mcap')
-    assert [now for _, now, _ in recording.messages()] == [1, 2, 4, 3, 5]
-    assert recording.trouble == []
+    fast = Recording(tmp_path / 'fast.mcap')
+    assert [now for _, now, _ in fast.messages()] == [1, 2, 4, 3, 5]
+    assert fast.trouble == []
 
 
-def test_a_segment_that_ends_with_the_last_message(tmp_path, monkeypatch):
+def split_bag(folder: Path, frames: int) -> Path:
+    """A recording in two files of so many frames each, and no metadata."""
+    bag = folder / 'split'
+    bag.mkdir()
+    for index in range(2):
+        write(
+            folder / f'bag_{index}', 'mcap', frames=frames, start=10**18 + index * frames * 10**8
+        )
+        shutil.move(folder / f'bag_{index}' / f'bag_{index}.mcap', bag)
+    return bag
+
+
+@pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
+@pytest.mark.parametrize('whole', [True, False])
+def test_parts_are_the_recording(tmp_path, storage, whole):
+    """Nothing twice and nothing lost, also where a file is damaged and has no index."""
+    write(tmp_path / 'bag', storage, frames=30)
+    if not whole:
+        file = next((tmp_path / 'bag').glob('bag.*'))
+        file.write_bytes(file.read_bytes()[:-100_000])
+    bag = Recording(tmp_path / 'bag')
+    topics = [topic for topic in bag.topics if topic.name == '/front/image_raw']
+    parts = bag.parts(topics, 7)
+    assert len(parts) == 5 if whole else len(parts) >= 3
+    read = [list(bag.read(part)) for part in parts]
+    assert [record[1:] for part in read for record in part if record[0]] == list(bag.messages())
+    numbers = range(len(parts))
+    assert bag.apart(parts) == ([[number] for number in numbers] if whole else [[*numbers]])
+    front = [topics[0] in (topic for inside, topic, *_ in part if not inside) for part in read]
+    assert front == [False, *[True] * (len(parts) - 1)]
+
+
+def test_segments_are_the_same_whoever_writes_them(tmp_path, monkeypatch):
+    """In order by one process, or in any order by several: as on a cluster, and as resumed."""
+    monkeypatch.setattr(enhancing, 'PART_FRAMES', 5)
+    bag = split_bag(tmp_path, 10)
+    words = ['replay', bag, '--topic', '/front/image_raw', '--topic', '/left/mono', '--no-video']
+    assert run(*words, '--out', tmp_path / 'one') == 0
+    job = replay.prepare(options_of(*words, '--out', tmp_path / 'several'))
+    job.begin()
+    for numbers in ([3], [1, 0], [2]):
+        job.enhance(Enhancer.load(threads=1), numbers, threading.Event())
+    assert job.left() == []
+    assert run(*words, '--out', tmp_path / 'several', '--resume') == 0
+    files = [sorted((tmp_path / out / 'bag').iterdir()) for out in ('one', 'several')]
+    assert [file.name for file in files[0]] == [
+        *(f'bag_{n}.mcap' for n in range(4)),
+        'metadata.yaml',
+    ]
+    assert [file.read_bytes() for file in files[0]] == [file.read_bytes() for file in files[1]]
+    one, several = (
+        json.loads((tmp_path / o / 'report.json').read_text())['topics']
+        for o in ('one', 'several')
+    )
+    # ORB matches and flicker go back over the segments' ends.
+    assert one['/front/image_raw']['measures']['matches']['frames'] == 19
+    assert one['/front/image_raw']['measures']['flicker']['frames'] == 19
+    for topics in (one, several):
+        topics['/front/image_raw']['measures'].pop('latency')
+        topics['/left/mono']['measures'].pop('latency')
+    assert one == several
+
+
+def test_a_packed_recording_is_unpacked_once(tmp_path, monkeypatch):
+    write(tmp_path / 'bag', 'mcap', CompressionMode.FILE, frames=2)
+    unpacked = []
+
+    class Unpacked(recording._Unpacked):
+        def __init__(self, file):
+            super().__init__(file)
+            unpacked.append(self.plain)
+
+    monkeypatch.setattr(recording, '_Unpacked', Unpacked)
+    assert run('replay', tmp_path / 'bag', '--out', tmp_path / 'out', '--no-video') == 0
+    assert len(unpacked) == 1
+    assert not unpacked[0].parent.exists()
+
+
+def test_a_full_disk_is_said_and_gone_on_from(tmp_path, monkeypatch):
+    write(tmp_path / 'bag', 'mcap', frames=4)
+    monkeypatch.setattr(enhancing, 'PART_FRAMES', 2)
+    words = ['replay', tmp_path / 'bag', '--out', tmp_path / 'out', '--topic', '/front/image_raw']
+    write_message = segments.Segment.write
+
+    def full(segment, *arguments):
+        if segment.index == 1:
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        write_message(segment, *arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match='no space is left: free'):
+        patch.setattr(segments.Segment, 'write', full)
+        run(*words)
+    assert run(*words, '--resume') == 0
+    assert len(read_with_rosbags(tmp_path / 'out' / 'bag')[0]['/front/enhanced/image_raw']) == 4
+
+
+def test_a_track_outlives_an_interruption(tmp_path, monkeypatch):
+    monkeypatch.setattr(enhancing, 'PART_FRAMES', 4)
+    write(tmp_path / 'bag', 'mcap')
+    words = ['replay', tmp_path / 'bag', '--out', tmp_path / 'out', '--topic', '/front/image_raw']
+    words += ['--no-features', '--no-video', '--detect', 'a.onnx']
+
+    class Finder:
+        """Finds one car in every frame; Ctrl-C comes at the tenth."""
+
+        model, digest, frames, last = 'a.onnx', '0', 0, 10
+
+        def __init__(self, *_):
+            pass
+
+        def measure(self, pair):
+            Finder.frames += 1
+            if Finder.frames == self.last:
+                raise KeyboardInterrupt
+            cars = [['car', 0.9, 10.0, 10.0, 40.0, 40.0]]
+            count = {'detections': 1.0, 'confidence': 0.9}
+            objects = {'objects_before': cars, 'objects_after': cars}
+            return {'before': dict(count), 'after': dict(count), **objects}
+
+    monkeypatch.setattr(replay, 'Detection', Finder)
+    with pytest.raises(KeyboardInterrupt):
+        run(*words)
+    assert run(*words, '--resume') == 0
+    content = json.loads((tmp_path / 'out' / 'report.json').read_text())
+    car = content['topics']['/front/image_raw']['classes']['car']['after']
+    assert (car['detections'], car['track']) == (FRAMES, FRAMES)
+
+
+def test_a_segment_for_each_frame(tmp_path, monkeypatch):
     written = write(tmp_path / 'bag', 'mcap', frames=2)
-    monkeypatch.setattr(enhancing, 'SEGMENT_BYTES', 1)
+    monkeypatch.setattr(enhancing, 'PART_FRAMES', 1)
     out = tmp_path / 'out'
     assert run('replay', tmp_path / 'bag', '--out', out, '--topic', '/front/image_raw') == 0
     found, _ = read_with_rosbags(out / 'bag')
@@ -306,7 +446,8 @@ def test_a_kill_between_journal_and_metadata_costs_nothing(tmp_path, monkeypatch
     words += ['--topic', '/front/image_raw']
 
     def die(out):
-        raise KeyboardInterrupt
+        if (out / 'segments').exists():
+            raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(enhancing.segments, 'write_metadata', die)
@@ -362,14 +503,15 @@ def test_a_truncated_recording_is_read_as_far_as_it_goes(tmp_path, storage, caps
 
 
 @pytest.mark.parametrize('how', [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_run_is_whole_and_goes_on(tmp_path, how):
+def test_an_interrupted_run_is_whole_and_goes_on(tmp_path, how, monkeypatch):
+    monkeypatch.setattr(enhancing, 'PART_FRAMES', 5)
     written = write(tmp_path / 'bag', 'mcap', frames=60)
     out = tmp_path / 'out'
     words = ['replay', tmp_path / 'bag', '--out', out, '--topic', '/front/image_raw']
     words += ['--no-video', '--no-features']
     program = (
         'import sys, runpy; sys.path.insert(0, sys.argv.pop(1)); import test_replay; '
-        'test_replay.enhancing.SEGMENT_BYTES = 400_000; sys.exit(test_replay.run(*sys.argv[1:]))'
+        'test_replay.enhancing.PART_FRAMES = 5; sys.exit(test_replay.run(*sys.argv[1:]))'
     )
     process = subprocess.Popen(
         [sys.executable, '-c', program, str(Path(__file__).parent), *map(str, words)],
@@ -409,7 +551,7 @@ def test_an_interrupted_run_is_whole_and_goes_on(tmp_path, how):
     assert content['trouble'] == []
 
 
-def test_wrong_input_gets_one_clear_line(tmp_path, done):
+def test_wrong_input_gets_one_clear_line(tmp_path, done, capsys):
     bag, out, _ = done
     elsewhere = ('--out', tmp_path / 'new')
     (tmp_path / 'empty').mkdir()
@@ -424,18 +566,19 @@ def test_wrong_input_gets_one_clear_line(tmp_path, done):
         ((bag, *elsewhere, '--topic', '/nowhere'), 'has no image topic /nowhere; it has: /depth'),
         ((out / 'bag', *elsewhere, '--topic', '/front/image_raw'), 'already has /front/enhanced'),
         ((bag, *elsewhere, '--reference', '/front/reference'), 'say which camera'),
+        ((bag, '--out', tmp_path / 'no.mcap' / 'out'), 'no.mcap/out: Not a directory'),
     ):
         with pytest.raises((ValueError, OSError), match=re.escape(said)):
             run('replay', *words)
+    with pytest.raises(SystemExit):
+        run('replay', 's3://bucket/drive.mcap', *elsewhere)
+    assert 's3://bucket/drive.mcap is no path: mount' in capsys.readouterr().err
     assert (tmp_path / 'full' / 'mine.txt').read_text() == 'mine'
     assert not (tmp_path / 'new').exists()
 
 
 def test_all_cameras_but_depth_and_references_are_enhanced(done):
-    from dap_led_ros.inference import Enhancer
-
-    recording, enhancer = Recording(done[0]), Enhancer.load()
-    cameras = replay.plan(recording, [], enhancer, ['/front/reference']).cameras
+    cameras = replay.plan(Recording(done[0]), [], ['/front/reference']).cameras
     assert {topic.name for topic in cameras} == set(CAMERAS)
 
 

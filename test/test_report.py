@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import csv
+import importlib.machinery
 import json
 import re
+import sys
+import tracemalloc
+import types
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -17,10 +22,11 @@ pytest.importorskip('plotly', reason='plotly is not installed')
 
 import browser
 from conftest import wait_until
-from test_replay import CAMERAS, FRAMES, done, run  # noqa: F401, done is a fixture
+from test_replay import CAMERAS, FRAMES, done, run, small_frames, write  # noqa: F401, done
 
-from dap_led_ros.evaluation import compare, measures
+from dap_led_ros.evaluation import compare, measures, report, segments, tally
 from dap_led_ros.evaluation import page as pages
+from dap_led_ros.evaluation.tally import Tally
 
 
 def basic(grey: np.ndarray) -> dict[str, float]:
@@ -116,6 +122,108 @@ def test_json_and_csv_hold_every_frame(done):  # noqa: F811
     assert psnr['after'] > psnr['before'] + 5
     assert all(row['psnr_after'] == '' for row in rows if row['topic'] != CAMERAS[0])
     assert set(content['stages']) >= {'enhance', 'measures', 'features', 'video'}
+
+
+def test_metrics_of_pyiqa_where_it_is(tmp_path, monkeypatch):
+    """A stand-in for pyiqa itself, whose terms and weights keep it out of here."""
+    torch = pytest.importorskip('torch', reason='pyiqa needs torch')
+    words = ['replay', tmp_path / 'bag', '--topic', '/front/image_raw', '--no-video']
+    write(tmp_path / 'bag', 'mcap', frames=2)
+    module = types.ModuleType('pyiqa')
+    module.__spec__ = importlib.machinery.ModuleSpec('pyiqa', None)
+    made = []
+
+    def create_metric(name, device):
+        made.append(name)
+        return lambda tensor: 255 * tensor[:, 0].mean()
+
+    module.create_metric = create_metric
+    monkeypatch.setitem(sys.modules, 'pyiqa', module)
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
+    (tmp_path / 'pyiqa').mkdir()
+    for name in ('niqe_modelparameters.mat', 'musiq_koniq_ckpt-e95806b9.pth'):
+        (tmp_path / 'pyiqa' / name).touch()
+    out = tmp_path / 'out'
+    assert run(*words, '--out', out) == 0
+    assert made == ['musiq', 'niqe']
+    content = json.loads((out / 'report.json').read_text())
+    found = content['topics']['/front/image_raw']['measures']
+    dark = small_frames()[0][0][..., 0].mean()
+    assert found['niqe']['before'] == pytest.approx(dark, abs=0.01)
+    assert (found['musiq']['frames'], found['brightness']['frames']) == (1, 2)
+    assert 'nrqm' not in found
+    assert content['missing'][0].startswith('NRQM: ')
+    assert 'Not measured: NRQM: ' in (out / 'report.html').read_text()
+    assert run(*words, '--out', out, '--resume', '--no-iqa') == 0
+    content = json.loads((out / 'report.json').read_text())
+    assert content['missing'] == []
+    assert 'niqe' not in content['topics']['/front/image_raw']['measures']
+
+
+def test_a_long_recording_takes_little_memory(tmp_path):
+    """Frames of a night drive with objects: what the report keeps, and what it holds at a time."""
+    things = [['car', 0.05 + 0.09 * n, 10.5 * n, 20.5, 10.5 * n + 40, 80.5] for n in range(4)]
+    frames, seen = 100, {}
+    values = {name: 1.25 for name in measures.PER_FRAME}
+
+    def write_segment(index: int) -> None:
+        rows = [
+            {'topic': '/c', 'index': n, 'time': (index * frames + n) * 10**8, 'stamp': n,
+             'outcome': 'enhanced', 'width': 640, 'height': 480, 'latency': 30.0, 'weight': 1.0}
+            for n in range(frames)
+        ]  # fmt: skip
+        measured = [
+            {'topic': '/c', 'index': n, 'before': values, 'after': values, 'gain': 2.0,
+             'change': 20.0 + n, 'harm': 0.0, 'harm_why': '', 'objects_before': things[:3],
+             'objects_after': things, 'objects_reference': things}
+            for n in range(frames)
+        ]  # fmt: skip
+        journal = {'read': {'/c': frames}, 'refused': {}, 'whole': True}
+        folder = tmp_path / 'segments'
+        segments.write_json(folder / f'{index}.json', journal)
+        segments.write_json(folder / f'{index}.frames.json', rows)
+        measured = {'asked': {}, 'seconds': {}, 'frames': measured}
+        segments.write_json(segments.measured_path(tmp_path, index), measured)
+
+    for written in range(8):
+        write_segment(written)
+        if written in (0, 1, 7):  # at first what is loaded once counts, too
+            tracemalloc.start()
+            tallies, _ = tally.read(tmp_path, segments.journals(tmp_path))
+            report._summaries(tallies['/c'])
+            pages.choose(tallies)
+            seen[(written + 1) * frames] = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+    assert len(tallies['/c']) == 800
+    assert tallies['/c'].lengths['after', 'car'] == [1, 800]
+    (kept, most), (kept_later, most_later) = seen[200], seen[800]
+    print(f'{(kept_later - kept) / 600:.0f} bytes a frame, {most_later / 1e6:.1f} MB at a time')
+    assert (kept_later - kept) / 600 < 600
+    assert (most_later - most) / 600 < 2000
+
+
+def test_the_page_says_that_it_is_thinned(done, monkeypatch):  # noqa: F811
+    _, out, _ = done
+    monkeypatch.setattr(pages, 'POINTS', 5)
+    report.write(out)
+    page = (out / 'report.html').read_text()
+    monkeypatch.undo()
+    report.write(out)
+    assert 'each point is the mean of 3 frames' in page
+    assert 'each point is the mean of' not in (out / 'report.html').read_text()
+    timeline = json.loads(re.search(r'id="data">(.*?)</script>', page)[1])[CAMERAS[0]]['timeline']
+    assert len(timeline['seconds']) == 4
+    assert timeline['seconds'][:2] == pytest.approx([0.1, 0.4])
+
+
+def test_the_rate_is_beside_the_model_s_own(done):  # noqa: F811
+    _, out, _ = done
+    speed = json.loads((out / 'report.json').read_text())['speed']
+    (session,) = json.loads((out / 'segments' / 'speed.json').read_text())
+    assert session['frames'] == 3 * FRAMES - 3
+    assert speed['share'] == pytest.approx(session['alone'] / session['wall'])
+    assert speed['model_alone'] == pytest.approx(session['frames'] / session['alone'])
+    assert 0 < speed['cpu_share'] < 2
 
 
 def test_the_video_shows_both_sides(done):  # noqa: F811
@@ -222,31 +330,50 @@ def press(page: browser.Page, key: str) -> None:
         page.call('Input.dispatchKeyEvent', type=kind, key=key, windowsVirtualKeyCode=code)
 
 
-def frames(change: float, noise: float = 0.5) -> list[dict]:
+def frames(change: float, start: int = 0, before: float = 20.0) -> dict[str, Tally]:
     rng = np.random.default_rng(int(change * 100))
-    return [
-        {
-            'topic': '/camera',
-            'index': index,
-            'time': index * 10,
-            'latency': 30.0 + change,
-            'after': {'contrast': 40 + index % 7 + change + rng.normal(0, noise), 'noise': 5.0},
-        }
-        for index in range(80)
-    ]
+    tally = Tally()
+    for index in range(80):
+        tally.add(
+            {
+                'time': start + index * 10,
+                'outcome': 'enhanced',
+                'latency': 30.0 + change,
+                'before': {'brightness': before},
+                'after': {
+                    'contrast': 40 + index % 7 + change + rng.normal(0, 0.5),
+                    'noise': 5.0,
+                    'confidence': 0.5,
+                },
+            }
+        )
+    return {'/camera': tally}
 
 
 def test_compare_says_which_run_is_better():
-    lines = {line['title']: line for line in compare.compare(frames(0), frames(2.0))['/camera']}
+    tables = compare.compare(frames(0), frames(2.0), {'confidence'})
+    lines = {line['title']: line for line in tables['/camera']}
     assert lines['contrast']['mean'] == pytest.approx(2.0, abs=0.2)
     assert lines['contrast']['low'] < 2 < lines['contrast']['high']
     assert (lines['contrast']['better'], lines['latency']['better']) == ('B', 'A')
     assert (lines['noise']['mean'], lines['noise']['better']) == (0, '')
+    assert 'confidence' not in lines
     with pytest.raises(ValueError, match='no frames in common'):
-        compare.compare(frames(0), [])
-    other = [{**row, 'time': row['time'] + 1} for row in frames(0)]
-    with pytest.raises(ValueError, match='of different recordings'):
-        compare.compare(frames(0), other)
+        compare.compare(frames(0), {}, set())
+    for other, said in ((frames(0, start=1), 'time'), (frames(0, before=21), 'brightness before')):
+        with pytest.raises(ValueError, match=f'of different recordings: .* differ in {said}'):
+            compare.compare(frames(0), other, set())
+
+
+def test_compare_says_what_the_runs_do_not_share():
+    asked = {'detector': 'aa', 'references': {}, 'features': True}
+    run_a = {'bag': '/a', 'asked': asked}
+    assert compare.differences(run_a, run_a) == ([], set())
+    run_b = {'bag': '/b', 'asked': {**asked, 'detector': 'bb'}}
+    said, left_out = compare.differences(run_a, run_b)
+    assert left_out == {'detections', 'confidence', 'harm'}
+    assert 'A is of /a, B of /b' in said[0]
+    assert 'not the same detector: no confidence, detections, perhaps harmed' in said[1]
 
 
 def test_compare_prints_and_writes_a_page(done, tmp_path, capsys):  # noqa: F811
@@ -271,10 +398,11 @@ def test_true_detections_at_a_precision():
         ['bus', 0.3, 50, 0, 60, 10],  # of what the reference is not sure of
     ]
     judged = measures.true_positives(found, truth)
+    counts = Counter(judged)
     assert judged == [(0.8, True), (0.7, False), (0.6, False), (0.5, True), (0.3, False)]
-    assert [measures.most_true(judged, share) for share in (1.0, 0.5, 0.4, 0.1)] == [1, 2, 2, 2]
-    assert measures.most_true([(0.5, True), (0.5, False)], 0.9) == 0
-    assert measures.most_true([], 0.5) == 0
+    assert [measures.most_true(counts, share) for share in (1.0, 0.5, 0.4, 0.1)] == [1, 2, 2, 2]
+    assert measures.most_true(Counter([(0.5, True), (0.5, False)]), 0.9) == 0
+    assert measures.most_true(Counter(), 0.5) == 0
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ def add_commands(commands: Any) -> None:
     add = replay.add_argument
     add(
         'bag',
-        type=Path,
+        type=_bag,
         nargs='+',
         metavar='BAG',
         help='folder of a rosbag2, or an .mcap or .db3 file; of several, one report in all',
@@ -37,13 +38,14 @@ def add_commands(commands: Any) -> None:
         help='topic with what a perfect camera would have seen, at equal stamps: PSNR, SSIM',
     )
     add('--no-features', dest='features', action='store_false', help='without ORB features')
+    add('--no-iqa', dest='iqa', action='store_false', help='without NIQE, MUSIQ and NRQM')
     add('--no-video', dest='video', action='store_false', help='without side-by-side videos')
     add(
         '--format', choices=('mcap', 'sqlite3'), help='of the bag that is written; default: as BAG'
     )
     add('--humble', action='store_true', help='write a bag that ROS 2 Humble and Iron can read')
     add('--resume', action='store_true', help='go on with a run that was interrupted')
-    add('--ray', action='store_true', help='spread several BAGs over a Ray cluster')
+    add('--ray', action='store_true', help='spread BAGs and parts of them over a Ray cluster')
     replay.set_defaults(run=_replay)
 
     compare = commands.add_parser('compare', help='compare two runs of replay on the same bag')
@@ -53,16 +55,46 @@ def add_commands(commands: Any) -> None:
     compare.set_defaults(run=_compare)
 
 
+def _bag(text: str) -> Path:
+    """Path of a bag; storages are searched by their indices, so that it must be a file system."""
+    if '://' in text:
+        raise argparse.ArgumentTypeError(
+            f'{text} is no path: mount the bucket (mount-s3, rclone mount) or copy the bag'
+        )
+    return Path(text)
+
+
 def _replay(options: argparse.Namespace) -> int:
     from dap_led_ros.evaluation import fleet, replay
 
-    if len(options.bag) > 1 or options.ray:
-        return fleet.run(options)
-    options.bag = options.bag[0]
-    return replay.run(options)
+    try:
+        if len(options.bag) > 1 or options.ray:
+            return fleet.run(options)
+        options.bag = options.bag[0]
+        return replay.run(options)
+    except OSError as error:
+        raise OSError(clear(error)) from error
 
 
 def _compare(options: argparse.Namespace) -> int:
     from dap_led_ros.evaluation import compare
 
-    return compare.run(options)
+    try:
+        return compare.run(options)
+    except OSError as error:
+        raise OSError(clear(error)) from error
+
+
+def clear(error: OSError) -> str:
+    """One line of what the system says, and what to do about it."""
+    if error.errno is None:  # our own words
+        return str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            'no space is left: free some and go on with --resume; bags that are packed are '
+            'unpacked in the folder that TMPDIR names'
+        )
+    where = error.filename or 'a file'
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f'{where} may not be read or written: change its permissions, or choose another'
+    return f'{where}: {error.strerror}'

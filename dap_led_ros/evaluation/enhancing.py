@@ -2,19 +2,22 @@
 
 Messages flow through three stages that overlap, with a few messages between them: read and decode
 -> enhance -> encode and write. Memory stays the same however long the recording is.
+
+Each segment is a part of the recording, and the same bytes whoever writes it: at its start every
+camera's stream begins anew and sees the last WARM_UP frames before it, so that gate and brightness
+are where they would be. What is lost of their memory is below a tenth (0.75 ** 8).
 """
 
 from __future__ import annotations
 
 import contextlib
-import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Generator, Iterator
+from collections import Counter, deque
+from collections.abc import Collection, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -23,96 +26,124 @@ from dap_led_ros import image_codec
 from dap_led_ros.evaluation import segments
 from dap_led_ros.evaluation.background import in_background
 from dap_led_ros.evaluation.codec import decode, encode
-from dap_led_ros.evaluation.recording import Recording, Topic
+from dap_led_ros.evaluation.recording import LEAD_NS, Part, Recording, Topic
 
-SEGMENT_BYTES = 2**29
-"""A segment of the output ends with the message that makes it this large."""
+if TYPE_CHECKING:
+    from dap_led_ros.inference import Enhancer
+    from dap_led_ros.inference.stream import Stream
 
-
-@dataclass
-class Camera:
-    """One image topic on its way through."""
-
-    topic: Topic
-    enhanced: Topic
-    stream: Any
-    read: int = 0
+PART_FRAMES = 300
+"""Frames of each camera in a part of the recording, and so in a segment, about."""
+WARM_UP = 8
+"""Frames before a segment that its streams see first, at the most."""
 
 
 @dataclass
 class Plan:
-    """What to enhance of a recording."""
+    """What to enhance of a recording, in which parts."""
 
     recording: Recording
-    cameras: dict[Topic, Camera]
+    cameras: dict[Topic, Topic]
+    """Image topics and their enhanced copies."""
     infos: dict[Topic, Topic]
-    """camera_info topics and the names of their copies."""
-    alone: dict[str, float]
-    """Milliseconds per frame of the model alone, by topic."""
+    """camera_info topics and their copies."""
+    parts: list[Part]
 
     @property
     def topics(self) -> list[Topic]:
         """Of the output."""
-        enhanced = [camera.enhanced for camera in self.cameras.values()]
-        return [*self.recording.topics, *enhanced, *self.infos.values()]
+        return [*self.recording.topics, *self.cameras.values(), *self.infos.values()]
 
 
 @dataclass
 class Item:
-    """A message between the stages."""
+    """A message between the stages, or, without topic, the begin of a segment."""
 
-    topic: Topic
-    time: int
+    segment: int
+    topic: Topic | None = None
+    time: int = 0
     """Of the bag, ns."""
-    data: bytes
-    camera: Camera | None = None
-    """For frames of a camera that is enhanced; else the message is only copied."""
+    data: bytes = b''
+    warm_up: bool = False
+    """Of the segment before: enhanced, for the stream's sake, and not written."""
     message: Any = None
     frame: np.ndarray | None = None
     encoding: str = ''
     row: dict[str, Any] = field(default_factory=dict)
-    """What becomes of a frame."""
+    """What becomes of a frame of a camera; empty: the message is only copied."""
+
+
+@dataclass
+class Work:
+    """What a call of enhance_recording() did."""
+
+    whole: bool
+    """It was not stopped."""
+    wall: float
+    """Seconds."""
+    cpu: float
+    """Seconds of all threads."""
+    enhanced: Counter[str]
+    """Frames by topic."""
 
 
 # --- the three stages --------------------------------------------------------------------------
 
 
-def _read(
-    recording: Recording, cameras: dict[Topic, Camera], first: int, seconds: Counter[str]
+def _read(what: Plan, todo: Collection[int], seconds: Counter[str]) -> Generator[Item, None, None]:
+    """Messages of the parts; frames of the cameras decoded, or refused."""
+    for segment in todo:
+        yield Item(segment)
+        before: dict[Topic, deque[Item]] = {topic: deque(maxlen=WARM_UP) for topic in what.cameras}
+        read: Counter[Topic] = Counter()
+        begun = False
+        for inside, topic, stamp, data in what.recording.read(what.parts[segment]):
+            item = Item(segment, topic, stamp, data, not inside)
+            if not inside:
+                if topic in before:
+                    before[topic].append(item)
+                continue
+            if not begun:
+                begun = True
+                for early in (item for items in before.values() for item in items):
+                    if early.time > stamp - LEAD_NS:
+                        yield _decoded(early, 0, seconds)
+            if topic in what.cameras:
+                item = _decoded(item, read[topic], seconds)
+                read[topic] += 1
+            yield item
+
+
+def _decoded(item: Item, index: int, seconds: Counter[str]) -> Item:
+    start = time.perf_counter()
+    item.row = {'topic': item.topic.name, 'index': index, 'time': item.time}
+    try:
+        item.message, item.frame, item.encoding = decode(item.topic.kind, item.data)
+    except image_codec.UnsupportedEncodingError as error:
+        item.row |= {'outcome': 'passed_through', 'why': str(error)}
+    except image_codec.ImageError as error:
+        item.row |= {'outcome': 'refused', 'why': str(error)}
+    seconds['read'] += time.perf_counter() - start
+    return item
+
+
+def _enhance(
+    items: Iterator[Item], enhancer: Enhancer, seconds: Counter[str]
 ) -> Generator[Item, None, None]:
-    """Messages from number `first` on; frames of the cameras decoded, or refused."""
-    for number, (topic, stamp, data) in enumerate(recording.messages()):
-        camera = cameras.get(topic)
-        if number < first:
-            if camera is not None:
-                camera.read += 1
-            continue
-        item = Item(topic, stamp, data, camera)
-        if camera is not None:
-            start = time.perf_counter()
-            item.row = {'topic': topic.name, 'index': camera.read, 'time': stamp}
-            camera.read += 1
-            try:
-                item.message, item.frame, item.encoding = decode(topic.kind, data)
-            except image_codec.UnsupportedEncodingError as error:
-                item.row |= {'outcome': 'passed_through', 'why': str(error)}
-            except image_codec.ImageError as error:
-                item.row |= {'outcome': 'refused', 'why': str(error)}
-            seconds['read'] += time.perf_counter() - start
-        yield item
-
-
-def _enhance(items: Iterator[Item], seconds: Counter[str]) -> Generator[Item, None, None]:
     """Replace frames by enhanced ones; a frame for which that fails is passed through."""
+    streams: dict[Topic, Stream] = {}
     for item in items:
+        if item.topic is None:
+            streams.clear()
         if item.frame is not None:
             start = time.perf_counter()
             stamp = item.message.header.stamp
             nanoseconds = stamp.sec * 10**9 + stamp.nanosec
             height, width = item.frame.shape[:2]
             item.row |= {'stamp': nanoseconds, 'width': width, 'height': height}
+            stream = streams.setdefault(item.topic, enhancer.stream())
             try:
-                enhanced = item.camera.stream.enhance(item.frame, nanoseconds)
+                enhanced = stream.enhance(item.frame, nanoseconds)
             except Exception as error:  # of the runtime, in many classes: a frame is never lost
                 item.frame = None
                 item.row |= {'outcome': 'passed_through', 'why': str(error)}
@@ -126,15 +157,16 @@ def _enhance(items: Iterator[Item], seconds: Counter[str]) -> Generator[Item, No
             taken = time.perf_counter() - start
             item.row['latency'] = taken * 1e3
             seconds['enhance'] += taken
-        yield item
+        if not item.warm_up:
+            yield item
 
 
-def _write(segment: segments.Segment, item: Item, infos: dict[Topic, Topic]) -> None:
+def _write(segment: segments.Segment, item: Item, what: Plan) -> None:
     """Write the message as it came and, behind it and at the same time, its enhanced copy."""
     segment.write(item.topic, item.time, item.data)
-    if item.topic in infos:
-        segment.write(infos[item.topic], item.time, item.data)
-    if item.camera is None or item.row['outcome'] == 'refused':
+    if item.topic in what.infos:
+        segment.write(what.infos[item.topic], item.time, item.data)
+    if not item.row or item.row['outcome'] == 'refused':
         return
     data: bytes | memoryview = item.data
     if item.frame is not None:
@@ -142,85 +174,65 @@ def _write(segment: segments.Segment, item: Item, infos: dict[Topic, Topic]) -> 
             data = encode(item.frame, item.encoding, item.message)
         except image_codec.ImageError as error:
             item.row |= {'outcome': 'passed_through', 'why': str(error)}
-    segment.write(item.camera.enhanced, item.time, data)
+    segment.write(what.cameras[item.topic], item.time, data)
+
+
+# --- segments ----------------------------------------------------------------------------------
 
 
 def enhance_recording(
-    what: Plan, out: Path, storage: str, version: int, stopped: threading.Event
-) -> bool:
-    """Write the segments that are still missing; False when stopped before the end."""
-    done = segments.journals(out)
-    if done:
-        segments.write_metadata(out)  # a kill may have come between journal and metadata
-    if done and done[-1]['last']:
-        return True
-    first = done[-1]['end'] if done else 0
-    total = sum(what.recording.counts[topic] for topic in what.cameras)
-    before = sum(len(journal['frames']) for journal in done)
+    what: Plan,
+    enhancer: Enhancer,
+    out: Path,
+    todo: Collection[int],
+    storage: str,
+    version: int,
+    stopped: threading.Event,
+) -> Work:
+    """Write segments, by the numbers of their parts; when stopped, the last one as far as it got.
+
+    :param storage: mcap or sqlite3.
+    :param version: of metadata.yaml; see Segment.
+    """
     # Never a new key from here on: three threads count in it.
-    seconds = Counter(read=0.0, enhance=0.0, write=0.0, wall=0.0)
-    items = in_background(
-        _enhance(in_background(_read(what.recording, what.cameras, first, seconds)), seconds)
-    )
+    seconds = Counter(read=0.0, enhance=0.0, write=0.0)
+    enhanced: Counter[str] = Counter()
+    begin, cpu = time.perf_counter(), time.process_time()
+    items = in_background(_enhance(in_background(_read(what, todo, seconds)), enhancer, seconds))
+    total = sum(what.recording.counts[topic] for topic in what.cameras)
+    done = sum(sum(of['read'].values()) for of in segments.journals(out) if of['whole'])
     with (
         contextlib.closing(items),
-        tqdm(total=total, initial=before, unit='frame', desc='enhance') as bar,
+        tqdm(total=total, initial=done, unit='frame', desc='enhance') as bar,
     ):
-        ended = False
-        for index in range(len(done), sys.maxsize):
-            if ended or stopped.is_set():
-                break
-            ended, first = _write_segment(
-                what,
-                segments.Segment(out, index, storage, version),
-                items,
-                first,
-                seconds,
-                stopped,
-                bar,
-            )
-    return ended
-
-
-def _write_segment(
-    what: Plan,
-    segment: segments.Segment,
-    items: Iterator[Item],
-    first: int,
-    seconds: Counter[str],
-    stopped: threading.Event,
-    bar: tqdm,
-) -> tuple[bool, int]:
-    """Fill and commit a segment; whether it is the last, and the number of the next message."""
-    rows: list[dict[str, Any]] = []
-    number, ended = first, True
-    before, begin = dict(seconds), time.perf_counter()
-    try:
-        for topic in what.topics:
-            segment.add(topic)
-        for item in items:
-            start = time.perf_counter()
-            _write(segment, item, what.infos)
-            number += 1
-            seconds['write'] += time.perf_counter() - start
-            if item.row:
-                rows.append(item.row)
-                bar.update()
-            if segment.bytes >= SEGMENT_BYTES or stopped.is_set():
-                ended = False
-                break
-        seconds['wall'] += time.perf_counter() - begin
-        segment.commit(
-            {
-                'end': number,
-                'last': ended,
-                'trouble': what.recording.trouble,
-                'alone': what.alone,
-                'seconds': {name: seconds[name] - before[name] for name in before},
-                'frames': rows,
-            }
-        )
-    except BaseException:
-        segment.abort()
-        raise
-    return ended, number
+        item = next(items, None)
+        while item is not None and not stopped.is_set():
+            segment = segments.Segment(out, item.segment, storage, version)
+            rows: list[dict[str, Any]] = []
+            before = dict(seconds)
+            try:
+                for topic in what.topics:
+                    segment.add(topic)
+                while (item := next(items, None)) is not None and item.topic is not None:
+                    start = time.perf_counter()
+                    _write(segment, item, what)
+                    seconds['write'] += time.perf_counter() - start
+                    if item.row:
+                        rows.append(item.row)
+                        enhanced[item.topic.name] += item.row['outcome'] == 'enhanced'
+                        bar.update()
+                    if stopped.is_set():
+                        break
+                journal = {
+                    'whole': item is None or item.topic is None,
+                    'trouble': what.recording.trouble,
+                    'provider': enhancer.provider,
+                    'seconds': {name: seconds[name] - before[name] for name in before},
+                }
+                segment.commit(journal, rows)
+                segments.write_metadata(out)
+            except BaseException:
+                segment.abort()
+                raise
+    wall, cpu = time.perf_counter() - begin, time.process_time() - cpu
+    return Work(item is None, wall, cpu, enhanced)

@@ -3,33 +3,43 @@
     OUT/NAME/...          the run of each recording, as of a single one
     OUT/fleet.html        a row for each; also fleet.json
 
-A recording is one task. When its worker dies, Ray starts the task again, and the run goes on
-behind the last segment that is whole: that one segment is redone, and nothing twice.
+On a cluster every segment of every recording is a task, and then every segment to measure is one;
+at last each recording's videos and report. When a worker dies, Ray starts its task again: that one
+segment is redone, and nothing twice. Segments are the same bytes as from one process; enhancing.py
+says why. Driver and workers must see BAGs and OUT at the same paths.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
-import json
+import functools
 import os
+import shutil
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from dap_led_ros.evaluation import page, replay, segments
+from dap_led_ros.evaluation import page, replay, report, segments
+from dap_led_ros.evaluation.commands import clear
+from dap_led_ros.evaluation.measuring import Measuring, measure_run
+from dap_led_ros.evaluation.replay import Job
+from dap_led_ros.evaluation.video import write_videos
+from dap_led_ros.inference import Enhancer
 
 RETRIES = 5
-"""How often a recording is begun again when its worker dies."""
+"""How often a task is begun again when its worker dies."""
 
 
 def run(options: argparse.Namespace) -> int:
     """Replay all; 0 when each one succeeded."""
     runs = _runs(options)
-    tasks = {name: _alone(options, bag, options.out / name) for name, bag in runs.items()}
-    failures = (_on_ray if options.ray else _here)(tasks)
+    alone = {name: _alone(options, bag, options.out / name) for name, bag in runs.items()}
+    failures = (_on_ray if options.ray else _here)(alone)
     rows = [_row(options.out, name, failures.get(name, '')) for name in runs]
     segments.write_json(options.out / 'fleet.json', rows)
     text = page.environment().get_template('fleet.html').render(rows=rows)
@@ -64,53 +74,135 @@ def _alone(options: argparse.Namespace, bag: Path, out: Path) -> argparse.Namesp
     """The options of one recording: what is there already is gone on with."""
     alone = copy.copy(options)
     alone.bag, alone.out, alone.resume = bag.resolve(), out.resolve(), True
+    for name in ('model', 'detect'):  # a worker is in another folder
+        if (path := getattr(options, name)) and Path(path).is_file():
+            setattr(alone, name, str(Path(path).resolve()))
     return alone
 
 
-def _here(tasks: dict[str, argparse.Namespace]) -> dict[str, str]:
-    """Run the tasks one after the other; why some failed."""
+def _here(runs: dict[str, argparse.Namespace]) -> dict[str, str]:
+    """Replay one after the other; why some failed."""
     failures = {}
-    for name, options in tasks.items():
+    for name, options in runs.items():
         if 'interrupted' in failures.values():
             failures[name] = 'not begun'
             continue
         print(name)
-        if failure := _replay(options):
-            failures[name] = failure
+        try:
+            if replay.run(options):
+                failures[name] = 'interrupted'
+        except (ImportError, ValueError, RuntimeError, OSError) as error:
+            failures[name] = _reason(error)
     return failures
 
 
-def _on_ray(tasks: dict[str, argparse.Namespace]) -> dict[str, str]:
-    """Run the tasks on the cluster that RAY_ADDRESS names, or on this machine's own."""
+# --- on a cluster ------------------------------------------------------------------------------
+
+
+def _on_ray(runs: dict[str, argparse.Namespace]) -> dict[str, str]:
+    """Replay on the cluster that RAY_ADDRESS names, or on this machine's own; why some failed."""
     try:
         import ray
     except ImportError as error:
         raise RuntimeError(f"--ray needs ray: pip install 'dap_led_ros[ray]' ({error})") from None
+    report.check_libraries()
     if not ray.is_initialized():
         ray.init(log_to_driver=False, configure_logging=False, include_dashboard=False)
-    task = ray.remote(max_retries=RETRIES, retry_exceptions=False)(_replay)
-    waiting = {task.options(name=f'replay {name}').remote(of): name for name, of in tasks.items()}
-    failures = {}
-    with tqdm(total=len(waiting), unit='recording') as bar:
-        while waiting:
-            done, _ = ray.wait(list(waiting))
-            name = waiting.pop(done[0])
-            try:
-                failure = ray.get(done[0])
-            except ray.exceptions.RayError as error:
-                failure = str(error).splitlines()[0]
-            if failure:
-                failures[name] = failure
-            bar.update()
+    failures: dict[str, str] = {}
+    finished: dict[Any, str] = {}
+    tasks: list[Any] = []
+    for name, options in runs.items():
+        try:
+            job = replay.prepare(options)
+            job.begin()
+        except (ValueError, RuntimeError, OSError) as error:
+            failures[name] = _reason(error)
+            continue
+        of_job = _submit(ray, name, job)
+        finished[of_job[-1]] = name
+        tasks += of_job
+    with tqdm(total=len(tasks), unit='task') as bar:
+        while tasks:
+            done, tasks = ray.wait(tasks)
+            bar.update(len(done))
+    for last, name in finished.items():
+        try:
+            ray.get(last)
+        except ray.exceptions.RayError as error:
+            failures[name] = _reason(error)
+            with contextlib.suppress(Exception):  # what is there shall be seen
+                _finish(runs[name].out, False)
     return failures
 
 
-def _replay(options: argparse.Namespace) -> str:
-    """Replay one recording; why that failed, or nothing."""
-    try:
-        return 'interrupted' if replay.run(options) else ''
-    except (ImportError, ValueError, RuntimeError, OSError) as error:
-        return str(error)
+def _submit(ray: Any, name: str, job: Job) -> list[Any]:
+    """Begin the tasks of a recording; the last one is done when all are."""
+    # A worker has one core and, where the user insists on CUDA, one GPU.
+    gpus = {'num_gpus': 1} if job.options.device in ('cuda', 'tensorrt') else {}
+    shared = ray.put(job)
+
+    def task(work: Any, what: str, *arguments: Any, **resources: Any) -> Any:
+        remote = ray.remote(work).options(
+            name=f'{what} {name}', max_retries=RETRIES, retry_exceptions=False, **resources
+        )
+        return remote.remote(*arguments)
+
+    written: dict[int, Any] = {}
+    for group in job.what.recording.apart(job.what.parts):
+        done = task(_enhance, f'enhance {group}', shared, group, **gpus)
+        written |= dict.fromkeys(group, done)
+    measured = [
+        # ORB matches go back to the segment before.
+        task(_measure, f'measure {index}', shared, index, done, written.get(index - 1), **gpus)
+        for index, done in sorted(written.items())
+    ]
+    last = task(_finish, 'finish', job.out, job.options.video, *measured)
+    return [*dict.fromkeys(written.values()), *measured, last]
+
+
+def _enhance(job: Job, todo: list[int]) -> None:
+    """Write segments; those that an earlier attempt has written stay."""
+    left = [index for index in todo if not segments.is_whole(job.out, index)]
+    if left:
+        job.enhance(_enhancer(job.options.model, job.options.device), left, threading.Event())
+
+
+def _measure(job: Job, index: int, *_: None) -> None:
+    """Measure a segment."""
+    measure_run(job.out, _measuring(job.out, job), [index], threading.Event())
+
+
+def _finish(out: Path, video: bool, *_: None) -> None:
+    """Make one run of what the others have written."""
+    shutil.rmtree(out / '.part', ignore_errors=True)
+    segments.write_metadata(out)
+    if video:
+        write_videos(out, threading.Event())
+    report.write(out)
+
+
+@functools.lru_cache(1)
+def _enhancer(model: str, device: str) -> Enhancer:
+    """A worker's own: loaded once."""
+    return Enhancer.load(model, device, threads=1)
+
+
+_measurings: dict[Path, Measuring] = {}
+
+
+def _measuring(out: Path, job: Job) -> Measuring:
+    """A worker's own: the detector is loaded once for a recording."""
+    if out not in _measurings:
+        _measurings.clear()
+        _measurings[out] = job.measuring()
+    return _measurings[out]
+
+
+def _reason(error: Exception) -> str:
+    """One line of an error; Ray wraps what a task raises."""
+    cause = getattr(error, 'cause', None) or error
+    text = clear(cause) if isinstance(cause, OSError) else str(cause)
+    return (text.splitlines() or [repr(cause)])[0]
 
 
 def _row(out: Path, name: str, failure: str) -> dict[str, Any]:
@@ -119,7 +211,7 @@ def _row(out: Path, name: str, failure: str) -> dict[str, Any]:
     row: dict[str, Any] = {'name': name, 'failure': failure, 'trouble': [], 'frames': {}}
     if not path.is_file():
         return row
-    content = json.loads(path.read_text())
+    content = segments.read_json(path)
     row['trouble'] = content['trouble']
     cameras = content['topics'].values()
     for outcome in ('read', 'enhanced', 'passed_through', 'refused'):

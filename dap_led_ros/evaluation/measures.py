@@ -5,7 +5,8 @@ Frames are (H, W, 3) uint8 RGB; luma is BT.601, 0 to 255, as (H, W) uint8.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import cv2
@@ -68,6 +69,9 @@ PER_FRAME = {
     'ssim': Measure(
         'SSIM', '', 1, 'against the reference, on luma, Gaussian window of 11 pixels, sigma 1.5'
     ),
+    'niqe': Measure('NIQE', '', -1, 'pyiqa, its default; one frame of 30; less is better'),
+    'musiq': Measure('MUSIQ', '', 1, 'pyiqa, its default (KonIQ-10k); one frame of 30'),
+    'nrqm': Measure('NRQM', '', 1, 'pyiqa, its default; one frame of 30'),
     'detections': Measure(
         'detections',
         'per frame',
@@ -228,27 +232,27 @@ class Tracks:
 
     def __init__(self) -> None:
         """Begin without objects."""
-        self._alive: list[tuple[int, np.ndarray, int]] = []
+        self._alive: list[tuple[Any, np.ndarray, int]] = []
 
-    def follow(self, boxes: np.ndarray, class_ids: np.ndarray) -> list[tuple[int, int]]:
-        """Take a frame's detections; (class id, frames) of the tracks that ended before it."""
-        grown: list[tuple[int, np.ndarray, int]] = []
+    def follow(self, boxes: Iterable[np.ndarray], labels: Iterable[Any]) -> list[tuple[Any, int]]:
+        """Take a frame's detections; (label, frames) of the tracks that ended before it."""
+        grown: list[tuple[Any, np.ndarray, int]] = []
         free = list(self._alive)
-        for box, class_id in zip(boxes, class_ids):
-            same = [track for track in free if track[0] == class_id]
+        for box, label in zip(boxes, labels):
+            same = [track for track in free if track[0] == label]
             overlaps = [iou(box, track[1]) for track in same]
             if overlaps and max(overlaps) >= 0.3:
                 track = same[int(np.argmax(overlaps))]
                 free = [other for other in free if other is not track]
-                grown.append((int(class_id), box, track[2] + 1))
+                grown.append((label, box, track[2] + 1))
             else:
-                grown.append((int(class_id), box, 1))
+                grown.append((label, box, 1))
         self._alive = grown
-        return [(class_id, length) for class_id, _, length in free]
+        return [(label, length) for label, _, length in free]
 
-    def end(self) -> list[tuple[int, int]]:
-        """(class id, frames) of the tracks that were still going on."""
-        return self.follow(np.empty((0, 4)), np.empty(0, int))
+    def end(self) -> list[tuple[Any, int]]:
+        """(label, frames) of the tracks that were still going on."""
+        return self.follow([], [])
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> float:
@@ -287,17 +291,18 @@ def true_positives(
     return judged
 
 
-def most_true(judged: Sequence[tuple[float, bool]], precision: float) -> int:
-    """The most true detections that any threshold of the score lets through at this precision."""
-    ranked = sorted(judged, key=lambda one: -one[0])
-    hits = np.cumsum([hit for _, hit in ranked])
-    # A threshold cannot part equal scores.
-    last = [
-        at
-        for at in range(len(ranked))
-        if at + 1 == len(ranked) or ranked[at][0] > ranked[at + 1][0]
-    ]
-    return max((int(hits[at]) for at in last if hits[at] / (at + 1) >= precision), default=0)
+def most_true(judged: Counter[tuple[float, bool]], precision: float) -> int:
+    """The most true detections that any threshold of the score lets through at this precision.
+
+    :param judged: how many detections have a score and are true or not.
+    """
+    most = hits = found = 0
+    for score in sorted({score for score, _ in judged}, reverse=True):
+        hits += judged[score, True]
+        found += judged[score, True] + judged[score, False]
+        if hits / found >= precision:
+            most = hits
+    return most
 
 
 # --- statistics --------------------------------------------------------------------------------

@@ -1,18 +1,21 @@
 """Measure the frames of a run, before and after, segment by segment.
 
-Every stage has a thread of its own and keeps what it needs from one frame of a camera to the next.
-    OUT/segments/0.measures.json     rows of the segment's frames, and the tracks that ended
+    OUT/segments/0.measures.json     rows of the segment's frames
+
+Every stage has a thread of its own. Segments can be measured apart: ORB matches begin with the
+last frame of the segment before; what needs no picture (flicker, tracks), tally.py works out.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import hashlib
 import threading
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from tqdm import tqdm
 
 from dap_led_ros.evaluation import measures, segments
 from dap_led_ros.evaluation.background import in_background
+from dap_led_ros.evaluation.no_reference import NoReference
 from dap_led_ros.evaluation.pairs import Pair, pairs
 
 SIDES = ('before', 'after')
@@ -31,28 +35,17 @@ Row = dict[str, Any]
 """Values by measure; 'before' and 'after' hold those that are measured of both."""
 
 
-class Basic:
-    """Measures of every single frame, and of the pair."""
-
-    def __init__(self) -> None:
-        self._brightness: dict[tuple[str, str], float] = {}
-
-    def measure(self, pair: Pair) -> Row:
-        """Brightness to flicker, gain and change; PSNR and SSIM where there is a reference."""
-        row: Row = {}
-        for side in SIDES:
-            frame = getattr(pair, side)
-            row[side] = measures.basic(frame, measures.luma(frame))
-            if pair.reference is not None:
-                row[side] |= measures.full_reference(frame, pair.reference)
-            key, brightness = (pair.row['topic'], side), row[side]['brightness']
-            if key in self._brightness:
-                row[side]['flicker'] = measures.flicker(brightness, self._brightness[key])
-            self._brightness[key] = brightness
-        row['gain'] = row['after']['brightness'] / max(row['before']['brightness'], 1e-6)
-        pixels = pair.before.size
-        row['change'] = cv2.norm(pair.before, pair.after, cv2.NORM_L1) / pixels
-        return row
+def basic(pair: Pair) -> Row:
+    """Brightness to saturated, gain and change; PSNR and SSIM where there is a reference."""
+    row: Row = {}
+    for side in SIDES:
+        frame = getattr(pair, side)
+        row[side] = measures.basic(frame, measures.luma(frame))
+        if pair.reference is not None:
+            row[side] |= measures.full_reference(frame, pair.reference)
+    row['gain'] = row['after']['brightness'] / max(row['before']['brightness'], 1e-6)
+    row['change'] = cv2.norm(pair.before, pair.after, cv2.NORM_L1) / pair.before.size
+    return row
 
 
 class Features:
@@ -70,46 +63,31 @@ class Features:
 
 
 class Detection:
-    """Objects in both frames, and how long each is followed."""
+    """Objects in both frames."""
 
     def __init__(self, model: str, allow_pickle: bool) -> None:
         """Load the detector; errors are those of detection.yolo.Detector."""
         from dap_led_ros.detection.yolo import Detector
 
-        self.model = model
         # Weak ones too: with a reference, the best threshold is chosen for each side.
         self._detector = Detector(model, allow_pickle=allow_pickle, confidence=measures.WEAKEST)
-        self._tracks: dict[tuple[str, str], measures.Tracks] = defaultdict(measures.Tracks)
-        self.ended: list[tuple[str, str, str, int]] = []
-        """Topic, side, class and number of frames of tracks that have ended."""
+        self.model = model
+        self.digest = hashlib.sha256(Path(model).expanduser().read_bytes()).hexdigest()[:12]
 
     def measure(self, pair: Pair) -> Row:
-        """Number of detections, mean confidence, boxes and numbers by class."""
+        """Number of detections, mean confidence and boxes."""
         row: Row = {}
         for side in SIDES:
-            found = self._detector.detect(getattr(pair, side))
-            sure = found.scores.round(3) >= measures.SURE  # as _objects() has them
-            key = pair.row['topic'], side
-            self._note(key, self._tracks[key].follow(found.boxes[sure], found.class_ids[sure]))
-            confidence = {'confidence': float(found.scores[sure].mean())} if sure.any() else {}
-            row[side] = {'detections': float(sure.sum()), **confidence}
+            objects = _objects(self._detector.detect(getattr(pair, side)))
+            sure = measures.sure(objects)
+            row[side] = {'detections': float(len(sure))}
+            if sure:
+                row[side]['confidence'] = sum(thing[1] for thing in sure) / len(sure)
             # Only beside a reference are the weak ones of use.
-            objects = _objects(found)
-            row[f'objects_{side}'] = (
-                objects if pair.reference is not None else measures.sure(objects)
-            )
+            row[f'objects_{side}'] = objects if pair.reference is not None else sure
         if pair.reference is not None:
             row['objects_reference'] = _objects(self._detector.detect(pair.reference))
         return row
-
-    def end(self) -> None:
-        """End all tracks, with the recording."""
-        for key, tracks in self._tracks.items():
-            self._note(key, tracks.end())
-
-    def _note(self, key: tuple[str, str], tracks: list[tuple[int, int]]) -> None:
-        names = self._detector.names
-        self.ended += [(*key, names[class_id], length) for class_id, length in tracks]
 
 
 def _objects(found: Any) -> list[list[Any]]:
@@ -120,58 +98,101 @@ def _objects(found: Any) -> list[list[Any]]:
     ]
 
 
+@dataclass
+class Measuring:
+    """What to measure; the same everywhere in a run."""
+
+    references: dict[str, str]
+    """Topic of the reference by topic of the camera."""
+    features: bool
+    detection: Detection | None
+    no_reference: NoReference | None
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What makes measures what they are."""
+        return {
+            'references': self.references,
+            'features': self.features,
+            'detect': self.detection.model if self.detection else None,
+            'detector': self.detection.digest if self.detection else None,
+            'no_reference': sorted(self.no_reference.names) if self.no_reference else [],
+        }
+
+
 def measure_run(
-    out: Path,
-    references: dict[str, str],
-    features: bool,
-    detection: Detection | None,
-    stopped: threading.Event,
+    out: Path, what: Measuring, todo: Collection[int], stopped: threading.Event
 ) -> bool:
     """Measure the segments that are not yet, or were with other stages; False when stopped."""
-    detect = detection.model if detection else None
-    asked = {'references': references, 'features': features, 'detect': detect}
-    journals = segments.journals(out)
-    todo = [
-        (index, journal)
-        for index, journal in enumerate(journals)
-        if _load(out, index).get('asked') != asked
+    asked = what.asked
+    left = [
+        journal
+        for journal in segments.journals(out)
+        if journal['index'] in todo and load(out, journal).get('asked') != asked
     ]
-    if not todo:
+    total = sum(sum(of['read'].values()) - sum(of['refused'].values()) for of in left)
+    if not left:
         return True
-    stages: dict[str, Any] = {'measures': Basic()}
-    if features:
-        stages['features'] = Features()
-    if detection:
-        stages['detection'] = detection
-    total = sum(row['outcome'] != 'refused' for _, journal in todo for row in journal['frames'])
+    with tqdm(total=total, unit='frame', desc='measure') as bar:
+        return all(_measure_segment(out, of['index'], what, asked, stopped, bar) for of in left)
+
+
+def _measure_segment(
+    out: Path,
+    index: int,
+    what: Measuring,
+    asked: dict[str, Any],
+    stopped: threading.Event,
+    bar: tqdm,
+) -> bool:
+    journal = segments.load(out, index)
+    stages: dict[str, Callable[[Pair], Row]] = {'measures': basic}
+    if what.features:
+        features = Features()
+        for pair in _last_of(out, segments.load(out, index - 1)):
+            features.measure(pair)
+        stages['features'] = features.measure
+    if what.detection:
+        stages['detection'] = what.detection.measure
+    if what.no_reference:
+        stages['without reference'] = what.no_reference.measure
+    seconds: Counter[str] = Counter()
+    rows = []
     with contextlib.ExitStack() as stack:
-        bar = stack.enter_context(tqdm(total=total, unit='frame', desc='measure'))
         threads = {name: stack.enter_context(ThreadPoolExecutor(1)) for name in stages}
-        for index, journal in todo:
-            seconds: Counter[str] = Counter()
-            rows = []
-            found = _stream(pairs(out, journal, references), stages, threads, seconds)
-            with contextlib.closing(found):
-                for row in found:
-                    if stopped.is_set():
-                        return False
-                    rows.append(row)
-                    bar.update()
-            ended: list[Any] = []
-            if detection:
-                if index == len(journals) - 1:
-                    detection.end()
-                ended, detection.ended = detection.ended, []
-            segments.write_json(
-                _path(out, index),
-                {'asked': asked, 'seconds': seconds, 'frames': rows, 'tracks': ended},
-            )
+        found = _stream(pairs(out, journal, what.references), stages, threads, seconds)
+        for row in stack.enter_context(contextlib.closing(found)):
+            if stopped.is_set():
+                return False
+            rows.append(row)
+            bar.update()
+    measured = {'asked': asked, 'seconds': seconds, 'frames': rows}
+    segments.write_json(segments.measured_path(out, index), measured, None)
     return True
+
+
+def load(out: Path, journal: dict[str, Any]) -> dict[str, Any]:
+    """What was measured of a segment; empty where nothing was."""
+    path = segments.measured_path(out, journal['index'])
+    if not path.is_file():
+        return {}
+    measured = segments.read_json(path)
+    segments.numbered(measured['frames'], journal)
+    return measured
+
+
+def _last_of(out: Path, journal: dict[str, Any] | None) -> Iterator[Pair]:
+    """The last pair of each camera in a segment."""
+    if journal is None:
+        return
+    rows = segments.frames(out, journal)
+    last = {row['topic']: row['index'] for row in rows if row['outcome'] != 'refused'}
+    yield from pairs(out, journal, only=set(last.items()))
 
 
 def _stream(
     found: Any,
-    stages: dict[str, Any],
+    stages: dict[str, Callable[[Pair], Row]],
     threads: dict[str, ThreadPoolExecutor],
     seconds: Counter[str],
 ) -> Iterator[Row]:
@@ -183,8 +204,8 @@ def _stream(
                 (
                     pair,
                     [
-                        threads[name].submit(_timed, stage.measure, pair, name, seconds)
-                        for name, stage in stages.items()
+                        threads[name].submit(_timed, measure, pair, name, seconds)
+                        for name, measure in stages.items()
                     ],
                 )
             )
@@ -207,21 +228,7 @@ def _finish(pair: Pair, results: list[Future[Row]]) -> Row:
     for result in results:
         found = result.result()
         for side in SIDES:
-            row[side] |= found.pop(side)
+            row[side] |= found.pop(side, {})
         row |= found
     row['harm'], row['harm_why'] = measures.harm(row['before'], row['after'])
     return row
-
-
-def _path(out: Path, index: int) -> Path:
-    return out / 'segments' / f'{index}.measures.json'
-
-
-def _load(out: Path, index: int) -> dict[str, Any]:
-    path = _path(out, index)
-    return json.loads(path.read_text()) if path.is_file() else {}
-
-
-def load(out: Path) -> list[dict[str, Any]]:
-    """What was measured of each segment; empty where nothing was."""
-    return [_load(out, index) for index in range(len(segments.journals(out)))]

@@ -11,9 +11,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from dap_led_ros.evaluation import measures, segments
+from dap_led_ros.evaluation import measures, measuring
 from dap_led_ros.evaluation.measuring import SIDES
 from dap_led_ros.evaluation.pairs import pairs
+from dap_led_ros.evaluation.tally import OUTCOMES, Tally
 
 HARMED = 10.0
 """Percent of harm from which a frame is shown as perhaps harmed."""
@@ -25,80 +26,91 @@ POINTS = 1500
 BOX = (255, 170, 60)
 """RGB of the boxes around detections."""
 
-Row = dict[str, Any]
+Key = tuple[str, int]
+"""Topic and index of a frame."""
 
 
 # --- pictures ----------------------------------------------------------------------------------
 
 
-def choose(rows: list[Row]) -> dict[str, list[Row]]:
+def choose(cameras: dict[str, Tally]) -> dict[str, list[Key]]:
     """Frames for the contact sheet, by group; no two of them neighbours."""
-    shown = [row for row in rows if 'change' in row and row['outcome'] == 'enhanced']
-    by_change = sorted(shown, key=lambda row: row['change'])
-    harmed = sorted((r for r in shown if r['harm'] >= HARMED), key=lambda row: -row['harm'])
-    differ = sorted(
-        (row for row in shown if _more_objects(row)), key=lambda row: -abs(_more_objects(row))
-    )
+    keys: list[Key] = []
+    columns: list[list[np.ndarray]] = []
+    for topic, camera in cameras.items():
+        shown = np.flatnonzero(
+            (camera['outcome'] == OUTCOMES.index('enhanced')) & ~np.isnan(camera['change'])
+        )
+        keys += [(topic, index) for index in shown.tolist()]
+        more = np.nan_to_num(camera['detections_after'] - camera['detections_before'])
+        columns.append([column[shown] for column in (camera['change'], camera['harm'], more)])
+    if not keys:
+        return {}
+    change, harm, more = (np.concatenate(parts) for parts in zip(*columns))
+
+    def group(values: np.ndarray, among: np.ndarray) -> list[Key]:
+        order = np.argsort(values, kind='stable')
+        return _apart(keys[place] for place in order if among[place])
+
     return {
-        'changed most': _apart(reversed(by_change)),
-        'changed least': _apart(by_change),
-        'perhaps harmed': _apart(harmed),
-        'detections differ': _apart(differ),
+        'changed most': group(-change, change >= 0),
+        'changed least': group(change, change >= 0),
+        'perhaps harmed': group(-harm, harm >= HARMED),
+        'detections differ': group(-np.abs(more), more != 0),
     }
 
 
-def _more_objects(row: Row) -> int:
-    return len(measures.sure(row.get('objects_after', ()))) - len(
-        measures.sure(row.get('objects_before', ()))
-    )
-
-
-def _apart(rows: Iterable[Row]) -> list[Row]:
+def _apart(keys: Iterable[Key]) -> list[Key]:
     """The first few that are at least three frames from one another."""
-    taken: list[Row] = []
-    for row in rows:
-        near = [r for r in taken if r['topic'] == row['topic']]
-        if all(abs(r['index'] - row['index']) > 3 for r in near):
-            taken.append(row)
+    taken: list[Key] = []
+    for topic, index in keys:
+        if all(abs(other - index) > 3 for of, other in taken if of == topic):
+            taken.append((topic, index))
         if len(taken) == SHEET:
             break
     return taken
 
 
-def _evenly(rows: list[Row], count: int) -> list[Row]:
-    places = np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))
-    return [rows[place] for place in places]
-
-
-def _key(row: Row) -> tuple[str, int]:
-    return row['topic'], row['index']
+def _evenly(indices: np.ndarray, count: int) -> list[int]:
+    places = np.linspace(0, len(indices) - 1, min(count, len(indices))).round().astype(int)
+    return indices[np.unique(places)].tolist()
 
 
 def _pictures(
-    out: Path, wanted: dict[tuple[str, int], set[int]], rows: dict[tuple[str, int], Row]
+    out: Path, journals: list[dict[str, Any]], wanted: dict[Key, set[int]]
 ) -> dict[tuple[str, int, int], list[str]]:
     """Data addresses of frames before and after, by topic, index and width; objects are framed."""
     found = {}
-    for journal in segments.journals(out):
-        if not any(_key(row) in wanted for row in journal['frames']):
+    for journal in journals:
+        here = {
+            (topic, index)
+            for topic, index in wanted
+            if 0 <= index - journal['first'].get(topic, 0) < journal['read'].get(topic, 0)
+        }
+        if not here:
             continue
-        for pair in pairs(out, journal, only=wanted.keys()):
-            key = _key(pair.row)
-            for side in SIDES:
-                frame = np.ascontiguousarray(getattr(pair, side))
-                objects = measures.sure(rows[key].get(f'objects_{side}', ()))
-                setattr(pair, side, _framed(frame, objects))
+        rows = measuring.load(out, journal).get('frames', ())
+        objects = {
+            (row['topic'], row['index'], side): row.get(f'objects_{side}', ())
+            for row in rows
+            for side in SIDES
+            if (row['topic'], row['index']) in here
+        }
+        for pair in pairs(out, journal, only=here):
+            key = pair.row['topic'], pair.row['index']
+            frames = [
+                _framed(getattr(pair, side), measures.sure(objects.get((*key, side), ())))
+                for side in SIDES
+            ]
             for width in wanted[key]:
-                found[(*key, width)] = [
-                    _data_address(frame, width) for frame in (pair.before, pair.after)
-                ]
+                found[(*key, width)] = [_data_address(frame, width) for frame in frames]
     return found
 
 
 def _framed(frame: np.ndarray, objects: list[Any]) -> np.ndarray:
     """The frame with a box around each object."""
     thickness = max(1, round(frame.shape[1] / 400))
-    frame = frame.copy() if objects else frame
+    frame = frame.copy() if objects else np.ascontiguousarray(frame)
     for _, _, left, top, right, bottom in objects:
         corners = (round(left), round(top)), (round(right), round(bottom))
         cv2.rectangle(frame, *corners, BOX, thickness, cv2.LINE_AA)
@@ -131,80 +143,84 @@ TIMELINES = {
 }
 
 
-def _timeline(rows: list[Row], start: int) -> dict[str, Any]:
-    """Lines of a camera over seconds, as long as the page can show, broken where frames miss."""
-    rows = _with_gaps(rows)
-    width = -(-len(rows) // POINTS)
+def _timeline(camera: Tally, shown: np.ndarray, start: int) -> dict[str, Any]:
+    """Lines of a camera over seconds, as long as the page can show, broken where frames miss.
 
-    def means(values: list[float | None]) -> list[float | None]:
-        chunks = [values[at : at + width] for at in range(0, len(values), width)]
-        present = [[value for value in chunk if value is not None] for chunk in chunks]
-        return [round(float(np.mean(c)), 4) if c else None for c in present]
+    :param shown: indices of the frames.
+    """
+    seconds = (camera['time'][shown] - start) / 1e9
+    steps = np.diff(seconds)
+    # A gap where the next frame is ten times later than usual.
+    gaps = np.flatnonzero(steps > 10 * np.median(steps)) + 1 if len(steps) else []
+    width = -(-(len(seconds) + len(gaps)) // POINTS)
 
-    lines = {}
-    for name, of in TIMELINES.items():
-        found = {}
-        for line in of:
-            values = [
-                row.get(line, {}).get(name) if line in SIDES else row.get(line) for row in rows
-            ]
-            if any(value is not None for value in values):
-                found[line] = means(values)
+    def thinned(values: np.ndarray) -> list[float | None]:
+        values = np.insert(values, gaps, np.nan)
+        values = np.pad(values, (0, -len(values) % width), constant_values=np.nan)
+        chunks = values.reshape(-1, width)
+        counts = (~np.isnan(chunks)).sum(axis=1)
+        sums = np.nansum(chunks, axis=1)
+        return [round(float(s / n), 4) if n else None for s, n in zip(sums, counts)]
+
+    plots = {}
+    for name, lines in TIMELINES.items():
+        columns = {
+            line: camera[f'{name}_{line}' if line in SIDES else line][shown] for line in lines
+        }
+        found = {
+            line: thinned(values) for line, values in columns.items() if not np.isnan(values).all()
+        }
         if found:
             measure = {**measures.PER_FRAME, **measures.PER_PAIR}.get(name)
             unit = f' ({measure.unit})' if measure and measure.unit else ''
-            lines[name] = {'title': (measure.title if measure else name) + unit, 'lines': found}
-    seconds = [(row['time'] - start) / 1e9 if row else None for row in rows]
-    return {'seconds': means(seconds), 'plots': lines}
+            plots[name] = {'title': (measure.title if measure else name) + unit, 'lines': found}
+    return {'seconds': thinned(seconds), 'plots': plots, 'each': width}
 
 
-def _with_gaps(rows: list[Row]) -> list[Row]:
-    """The rows with an empty one where the next frame is ten times later than usual."""
-    steps = np.diff([row['time'] for row in rows])
-    usual = np.median(steps) if len(steps) else 0
-    broken = rows[:1]
-    for step, row in zip(steps, rows[1:]):
-        broken += [{}, row] if step > 10 * usual else [row]
-    return broken
-
-
-def write(out: Path, content: dict[str, Any], rows: list[Row]) -> None:
+def write(
+    out: Path, content: dict[str, Any], cameras: dict[str, Tally], journals: list[dict[str, Any]]
+) -> None:
     """Write report.html.
 
     :param content: figures, as report.json has them.
-    :param rows: all frames.
+    :param cameras: all frames by topic.
     """
     from plotly.offline import get_plotlyjs
 
-    start = min((row['time'] for row in rows), default=0)
-    shown = [row for row in rows if row['outcome'] != 'refused' and 'width' in row]
-    sheet = choose(rows)
-    wanted: dict[tuple[str, int], set[int]] = defaultdict(set)
+    start = min((int(camera['time'][0]) for camera in cameras.values()), default=0)
+    sheet = choose(cameras)
+    wanted: dict[Key, set[int]] = defaultdict(set)
     for group in sheet.values():
-        for row in group:
-            wanted[_key(row)].add(PICTURE_WIDTH)
-    cameras = {}
-    for topic in content['topics']:
-        of_topic = [row for row in shown if row['topic'] == topic]
-        if not of_topic:
+        for key in group:
+            wanted[key].add(PICTURE_WIDTH)
+    shown = {}
+    for topic, camera in cameras.items():
+        # Frames that could be decoded.
+        decoded = (camera['outcome'] != OUTCOMES.index('refused')) & ~np.isnan(camera['width'])
+        indices = np.flatnonzero(decoded)
+        if not len(indices):
             continue
-        scrub, thumbnails = _evenly(of_topic, SCRUB), _evenly(of_topic, THUMBNAILS)
-        for row in scrub:
-            wanted[_key(row)].add(PICTURE_WIDTH)
-        for row in thumbnails:
-            wanted[_key(row)].add(THUMBNAIL_WIDTH)
-        cameras[topic] = (of_topic, scrub, thumbnails)
-    images = _pictures(out, wanted, {_key(row): row for row in rows})
+        scrub, thumbnails = _evenly(indices, SCRUB), _evenly(indices, THUMBNAILS)
+        for index in scrub:
+            wanted[topic, index].add(PICTURE_WIDTH)
+        for index in thumbnails:
+            wanted[topic, index].add(THUMBNAIL_WIDTH)
+        shown[topic] = (indices, scrub, thumbnails)
+    images = _pictures(out, journals, wanted)
 
-    def frame(row: Row, width: int) -> dict[str, Any] | None:
-        both = images.get((*_key(row), width))
-        if both is None:
-            return None
-        seconds = round((row['time'] - start) / 1e9, 3)
-        return {'seconds': seconds, 'before': both[0], 'after': both[1], **_said(row)}
-
-    def frames(of: list[Row], width: int = PICTURE_WIDTH) -> list[dict[str, Any]]:
-        return [found for row in of if (found := frame(row, width))]
+    def frames(topic: str, indices: list[int], width: int = PICTURE_WIDTH) -> list[dict[str, Any]]:
+        return [
+            {
+                'topic': topic,
+                'index': index,
+                'seconds': round((int(cameras[topic]['time'][index]) - start) / 1e9, 3),
+                'before': both[0],
+                'after': both[1],
+                'said': _said(cameras[topic], index),
+            }
+            for index in indices
+            if (both := images.get((topic, index, width)))
+        ]
 
     page = (
         environment()
@@ -212,14 +228,18 @@ def write(out: Path, content: dict[str, Any], rows: list[Row]) -> None:
         .render(
             report=content,
             name=Path(content['bag']).name,
-            groups={name: frames(of) for name, of in sheet.items() if of},
+            groups={
+                name: [found for topic, index in of for found in frames(topic, [index])]
+                for name, of in sheet.items()
+                if of
+            },
             cameras={
                 topic: {
-                    'timeline': _timeline(of_topic, start),
-                    'scrub': frames(scrub),
-                    'thumbnails': frames(thumbnails, THUMBNAIL_WIDTH),
+                    'timeline': _timeline(cameras[topic], indices, start),
+                    'scrub': frames(topic, scrub),
+                    'thumbnails': frames(topic, thumbnails, THUMBNAIL_WIDTH),
                 }
-                for topic, (of_topic, scrub, thumbnails) in cameras.items()
+                for topic, (indices, scrub, thumbnails) in shown.items()
             },
             per_frame=measures.PER_FRAME,
             per_pair=measures.PER_PAIR,
@@ -246,17 +266,21 @@ def environment() -> Any:
     return made
 
 
-def _said(row: Row) -> dict[str, Any]:
+def _said(camera: Tally, index: int) -> str:
     """What stands below a frame."""
+
+    def value(name: str) -> float:
+        return camera[name][index]
+
     said = []
-    if 'change' in row:
-        said.append(f'changed by {row["change"]:.0f} grey levels, gain {row["gain"]:.1f}')
-    if row.get('harm', 0) >= HARMED:
-        said.append(f'{row["harm_why"]}: {row["harm"]:.0f} %')
-    if 'objects_before' in row:
-        before, after = (len(measures.sure(row[f'objects_{side}'])) for side in SIDES)
-        said.append(f'detections {before} to {after}')
-    return {'topic': row['topic'], 'index': row['index'], 'said': '; '.join(said)}
+    if not np.isnan(value('change')):
+        said.append(f'changed by {value("change"):.0f} grey levels, gain {value("gain"):.1f}')
+    if value('harm') >= HARMED:
+        said.append(f'{camera.losses[camera["loss"][index]]}: {value("harm"):.0f} %')
+    if not np.isnan(value('detections_before')):
+        before, after = (value(f'detections_{side}') for side in SIDES)
+        said.append(f'detections {before:.0f} to {after:.0f}')
+    return '; '.join(said)
 
 
 def figure(value: float | None) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from dap_led_ros import image_codec
+from dap_led_ros.evaluation import segments
 from dap_led_ros.evaluation.codec import decode, enhanced_name
 from dap_led_ros.evaluation.recording import Recording
 from dap_led_ros.media import eight_bit
@@ -41,21 +42,23 @@ def pairs(
     :param references: image topics and the topic of their reference, which has equal stamps.
     :param only: topics and indices of the frames to decode; by default all.
     """
-    if not journal['frames']:  # perhaps no message at all, where a segment ended with the last
+    found = segments.frames(out, journal)
+    times = [row['time'] for row in found if only is None or (row['topic'], row['index']) in only]
+    if not times:
         return
     references = references or {}
     # By time and not by order: a reader sorts by time, the recording need not have been.
     rows: dict[tuple[str, int], deque[dict[str, Any]]] = defaultdict(deque)
-    for row in journal['frames']:
+    for row in found:
         rows[row['topic'], row['time']].append(row)
-    originals = {enhanced_name(row['topic']): row['topic'] for row in journal['frames']}
+    originals = {enhanced_name(topic): topic for topic in journal['read']}
     befores: dict[tuple[str, int], deque[Pair]] = defaultdict(deque)
     waiting: dict[str, deque[Pair]] = {name: deque() for name in references}
     frames: dict[str, deque[tuple[int, np.ndarray]]] = {
         name: deque(maxlen=_WAIT) for name in references.values()
     }
     file = out / 'bag' / journal['metadata']['relative_file_paths'][0]
-    for topic, time, data in Recording(file).messages():
+    for topic, time, data in Recording(file).messages(min(times) if only else None):
         if (topic.name, time) in rows:
             row = rows[topic.name, time].popleft()
             if row['outcome'] != 'refused' and (

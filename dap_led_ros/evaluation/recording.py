@@ -3,16 +3,22 @@
 Reads folders with or without metadata.yaml and single .mcap and .db3 files; split, compressed by
 file or by message, or damaged. A file is read by rosbags; one that rosbags refuses is salvaged
 from its start to the damage: an mcap by its records, a db3 by its row ids.
+
+A recording can be cut into parts that are read apart, by several processes too: all of them
+together are its messages, in their order. Where a file has an index, a part is found by time; one
+without is read from its start and its messages are counted.
 """
 
 from __future__ import annotations
 
 import contextlib
 import re
+import shutil
 import sqlite3
 import tempfile
+import weakref
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +62,32 @@ class Topic:
 Record = tuple[Topic, int, bytes]
 """A message: its topic, its time in the bag (ns), its CDR bytes."""
 
+LEAD_NS = 2 * 10**9
+"""What came so shortly before a part is read with it."""
+_COUNTED_PARTS = 8
+"""Parts of a file without index at the most: each is read from the file's start."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Messages of a file from `start` on and before `stop`; None: from its first, to its last."""
+
+    file: int
+    """Number of the file in the recording."""
+    start: int | None
+    stop: int | None
+    counted: bool
+    """start and stop are numbers of messages; else they are times, ns."""
+
+
+@dataclass
+class _Contents:
+    """What looking through a file has found."""
+
+    counts: Counter[Topic]
+    times: tuple[int, int] | None = None
+    """Of the first message and behind the last one, ns; None: it has no index to search."""
+
 
 class Recording:
     """A recording: topics, numbers of messages, what is wrong with it, and the messages."""
@@ -72,12 +104,14 @@ class Recording:
         self.trouble: list[str] = []
         """One line for each thing that was lost."""
         self._damaged: set[Path] = set()
+        self._unpacked: _Unpacked | None = None
         self._files = self._find_files()
         self.storage = STORAGES[_kind(self._files[0])]
         self.counts: Counter[Topic] = Counter()
         self._known: dict[tuple[str, str], Topic] = {}
-        for file in self._files:
-            for topic, count in self._count(file).items():
+        self._contents = [self._look_through(file) for file in self._files]
+        for contents in self._contents:
+            for topic, count in contents.counts.items():
                 # Files of a split recording may differ in QoS: the first one's stands.
                 self.counts[self._known.setdefault((topic.name, topic.kind), topic)] += count
         if not self.counts.total():
@@ -88,20 +122,91 @@ class Recording:
         """All topics, those without messages too, by name."""
         return sorted(self.counts, key=lambda topic: (topic.name, topic.kind))
 
-    def messages(self) -> Iterator[Record]:
-        """All messages, file by file, each file by time; always in the same order."""
+    def messages(self, since: int | None = None) -> Iterator[Record]:
+        """All messages, file by file, each file by time; always in the same order.
+
+        :param since: leave out messages before this time, ns.
+        """
         for file in self._files:
-            read = 0
-            try:
-                for topic, time, data in self._read(file):
-                    yield self._known[topic.name, topic.kind], time, data
-                    read += 1
-            except Exception as error:  # of the readers, in many classes
-                if file not in self._damaged:
-                    self._damaged.add(file)
-                    self.trouble.append(
-                        f'{file.name} is damaged: read {read} messages, then {_short(error)}'
-                    )
+            yield from self._as_far_as_it_goes(file, since)
+
+    def parts(self, topics: Collection[Topic], frames: int) -> list[Part]:
+        """Cut the recording into parts of about so many messages of each of the topics.
+
+        Equal times in a file are equal numbers of messages only as far as its rate is steady.
+        """
+        found = []
+        for number, contents in enumerate(self._contents):
+            of_topics = sum(
+                count
+                for topic, count in contents.counts.items()
+                if self._known[topic.name, topic.kind] in topics
+            )
+            count = max(1, -(-of_topics // (frames * len(topics))))
+            counted = contents.times is None
+            start, end = contents.times or (0, contents.counts.total())
+            count = min(count, _COUNTED_PARTS) if counted else count
+            cuts = [start + (end - start) * cut // count for cut in range(1, count)]
+            found += [
+                Part(number, *limits, counted) for limits in zip([None, *cuts], [*cuts, None])
+            ]
+        return found
+
+    def apart(self, parts: list[Part]) -> list[list[int]]:
+        """Numbers of the parts, in groups: those of a group are better read by one process.
+
+        A file that is packed would be unpacked, and one without index read, for each of them.
+        """
+        groups: dict[Any, list[int]] = {}
+        for number, part in enumerate(parts):
+            alone = not part.counted and self._files[part.file].suffix != '.zstd'
+            groups.setdefault((part.file, number if alone else -1), []).append(number)
+        return list(groups.values())
+
+    def read(self, part: Part) -> Iterator[tuple[bool, Topic, int, bytes]]:
+        """The messages of a part, marked True; before them, marked False, some that precede it.
+
+        Those are of the LEAD_NS before it at least, and of the file before where it begins one.
+        """
+        file = self._files[part.file]
+        if part.counted:
+            for number, record in enumerate(self._as_far_as_it_goes(file)):
+                if part.stop is not None and number >= part.stop:
+                    return
+                yield number >= (part.start or 0), *record
+            return
+        with contextlib.suppress(Exception):  # of the readers; damage there is another part's
+            if part.start is not None:
+                lead = self._read(file, part.start - LEAD_NS, part.start)
+            elif part.file and (times := self._contents[part.file - 1].times):
+                lead = self._read(self._files[part.file - 1], times[1] - LEAD_NS)
+            else:
+                lead = iter(())
+            for topic, time, data in lead:
+                yield False, self._known[topic.name, topic.kind], time, data
+        for record in self._as_far_as_it_goes(file, part.start, part.stop):
+            yield True, *record
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process may have: what is unpacked here is not there."""
+        return self.__dict__ | {'_unpacked': None}
+
+    def _as_far_as_it_goes(
+        self, file: Path, start: int | None = None, stop: int | None = None
+    ) -> Iterator[Record]:
+        """Messages of a file until one cannot be read."""
+        self._plain(file)  # no room to unpack it is no damage
+        read = 0
+        try:
+            for topic, time, data in self._read(file, start, stop):
+                yield self._known[topic.name, topic.kind], time, data
+                read += 1
+        except Exception as error:  # of the readers, in many classes
+            if file not in self._damaged:
+                self._damaged.add(file)
+                self.trouble.append(
+                    f'{file.name} is damaged: read {read} messages, then {_short(error)}'
+                )
 
     def _find_files(self) -> list[Path]:
         metadata = self.path / 'metadata.yaml'
@@ -134,37 +239,69 @@ class Recording:
             self.trouble.append(f'files are missing: {lost}')
         return there
 
-    def _count(self, file: Path) -> Counter[Topic]:
-        """Numbers of messages; of a damaged file by reading it."""
+    def _look_through(self, file: Path) -> _Contents:
+        """Numbers of messages and where they are; of a damaged file by reading it."""
         counts: Counter[Topic] = Counter()
+        plain = self._plain(file)
         try:
-            with _uncompressed(file) as plain, Reader(plain) as reader:
+            with Reader(plain) as reader:
                 for connection in reader.connections:
                     counts[_topic(connection)] += connection.msgcount
-            return counts
+                if counts.total() and (plain.suffix != '.mcap' or _has_chunks(plain)):
+                    return _Contents(counts, (reader.start_time, reader.end_time))
+            return _Contents(counts)
         except Exception as error:  # apsw, rosbags, zstandard and struct raise many classes
             damage = _short(error)
         counts.clear()
-        times = []
+        first, last = None, 0
         with contextlib.suppress(Exception):  # as above, and now the end of what can be read
             for topic, time, _ in self._read(file):
                 counts[topic] += 1
-                times.append(time)
+                first, last = time if first is None else min(first, time), max(last, time)
         self._damaged.add(file)
-        span = f', {(max(times) - min(times)) / 1e9:.1f} s of recording' if times else ''
+        span = '' if first is None else f', {(last - first) / 1e9:.1f} s of recording'
         self.trouble.append(
-            f'{file.name} is damaged: {len(times)} messages can be read{span} ({damage})'
+            f'{file.name} is damaged: {counts.total()} messages can be read{span} ({damage})'
         )
-        return counts
+        return _Contents(counts)
 
-    def _read(self, file: Path) -> Iterator[Record]:
-        """The messages of a file; raises whatever its reader does where it is damaged."""
+    def _read(
+        self, file: Path, start: int | None = None, stop: int | None = None
+    ) -> Iterator[Record]:
+        """The messages of a file from start to before stop (ns).
+
+        :raises Exception: whatever its reader does where it is damaged.
+        """
         expand = zstandard.ZstdDecompressor()
-        with _uncompressed(file) as plain:
-            for topic, time, data in _records(plain):
-                if data[:4] == zstandard.FRAME_HEADER:  # by message; CDR begins with a zero
-                    data = expand.decompressobj().decompress(data)
-                yield topic, time, data
+        for topic, time, data in _records(self._plain(file), start, stop):
+            if data[:4] == zstandard.FRAME_HEADER:  # by message; CDR begins with a zero
+                data = expand.decompressobj().decompress(data)
+            yield topic, time, data
+
+    def _plain(self, file: Path) -> Path:
+        """The file itself, or what its .zstd holds; of these the last one stays unpacked."""
+        if file.suffix != '.zstd':
+            return file
+        if self._unpacked is None or self._unpacked.file != file:
+            self._unpacked = None  # the one before goes first: they may be large
+            self._unpacked = _Unpacked(file)
+        return self._unpacked.plain
+
+
+class _Unpacked:
+    """A .zstd file unpacked, as far as that goes, as long as this lives."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        folder = tempfile.mkdtemp(prefix='dap_led_')
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self.plain = Path(folder) / file.stem
+        with (
+            file.open('rb') as packed,
+            self.plain.open('wb') as unpacked,
+            contextlib.suppress(zstandard.ZstdError),  # what is lost will be missed by the reader
+        ):
+            zstandard.ZstdDecompressor().copy_stream(packed, unpacked)
 
 
 def _kind(file: Path) -> str:
@@ -184,37 +321,29 @@ def _short(error: Exception) -> str:
     return lines[0] if lines else 'the file ends early'
 
 
-@contextlib.contextmanager
-def _uncompressed(file: Path) -> Iterator[Path]:
-    """The file itself, or what its .zstd holds, as far as that goes."""
-    if file.suffix != '.zstd':
-        yield file
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        plain = Path(folder) / file.stem
-        with (
-            file.open('rb') as packed,
-            plain.open('wb') as unpacked,
-            contextlib.suppress(zstandard.ZstdError),  # what is lost will be missed by the reader
-        ):
-            zstandard.ZstdDecompressor().copy_stream(packed, unpacked)
-        yield plain
-
-
-def _records(file: Path) -> Iterator[Record]:
+def _records(file: Path, start: int | None, stop: int | None) -> Iterator[Record]:
     if file.suffix == '.mcap' and not _has_chunks(file):
-        yield from _salvage_mcap(file)
+        yield from _within(_salvage_mcap(file), start, stop)
         return
     reader = Reader(file)
     try:
         reader.open()
     except Exception:  # as in Recording: whatever it is, salvage what can be
-        yield from (_salvage_mcap if file.suffix == '.mcap' else _salvage_sqlite)(file)
+        salvage = _salvage_mcap if file.suffix == '.mcap' else _salvage_sqlite
+        yield from _within(salvage(file), start, stop)
         return
     with contextlib.closing(reader):
         topics = {connection.id: _topic(connection) for connection in reader.connections}
-        for connection, time, data in reader.messages():
+        for connection, time, data in reader.messages(start=start, stop=stop):
             yield topics[connection.id], time, data
+
+
+def _within(records: Iterator[Record], start: int | None, stop: int | None) -> Iterator[Record]:
+    return (
+        record
+        for record in records
+        if (start is None or start <= record[1]) and (stop is None or record[1] < stop)
+    )
 
 
 def _has_chunks(file: Path) -> bool:

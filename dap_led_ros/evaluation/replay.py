@@ -8,24 +8,24 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
+import shutil
 import signal
 import statistics
 import sys
 import threading
 import time
 from collections.abc import Collection, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dap_led_ros import image_codec
-from dap_led_ros.evaluation import report, segments
+from dap_led_ros.evaluation import enhancing, no_reference, report, segments
 from dap_led_ros.evaluation.codec import camera_info_name, decode, enhanced_name
-from dap_led_ros.evaluation.enhancing import Camera, Plan, enhance_recording
-from dap_led_ros.evaluation.measuring import Detection, measure_run
+from dap_led_ros.evaluation.enhancing import Plan, Work, enhance_recording
+from dap_led_ros.evaluation.measuring import Detection, Measuring, measure_run
 from dap_led_ros.evaluation.recording import (
     CAMERA_INFO,
     COMPRESSED_IMAGE,
@@ -34,16 +34,82 @@ from dap_led_ros.evaluation.recording import (
     Topic,
 )
 from dap_led_ros.evaluation.video import write_videos
-from dap_led_ros.inference import Enhancer
+from dap_led_ros.inference import Enhancer, weights
 
-ALONE_SECONDS = 0.5
-"""How long the model's own rate is measured for each camera."""
+ALONE_FRAMES, ALONE_SECONDS = 10, 0.5
+"""For so long at least the model's own rate is measured, before a run and after it."""
 
 
-def plan(
-    recording: Recording, names: list[str], enhancer: Enhancer, leave_out: Collection[str] = ()
-) -> Plan:
-    """Find the cameras and how fast the model is on their frames.
+@dataclass
+class Job:
+    """One recording to replay; other processes may do parts of it."""
+
+    options: argparse.Namespace
+    what: Plan
+    references: dict[str, str]
+    """Topic of the reference by topic of the camera."""
+    asked: dict[str, Any]
+    """What run.json says of the run."""
+
+    @property
+    def out(self) -> Path:
+        """Folder of the run."""
+        return self.options.out
+
+    def begin(self) -> None:
+        """Make the folder of the run."""
+        segments.write_json(self.out / 'run.json', self.asked)
+
+    def left(self) -> list[int]:
+        """Segments that are still to be written."""
+        numbers = range(len(self.what.parts))
+        return [number for number in numbers if not segments.is_whole(self.out, number)]
+
+    def enhance(self, enhancer: Enhancer, todo: list[int], stopped: threading.Event) -> Work:
+        """Write segments."""
+        storage = self.options.format or self.what.recording.storage
+        version = 8 if self.options.humble else 9
+        return enhance_recording(self.what, enhancer, self.out, todo, storage, version, stopped)
+
+    def measuring(self) -> Measuring:
+        """What to measure, ready to do it: detector and metrics are loaded."""
+        options = self.options
+        detection = Detection(options.detect, options.allow_pickle) if options.detect else None
+        names = no_reference.available()[0] if options.iqa else []
+        metrics = no_reference.NoReference(names) if names else None
+        return Measuring(self.references, options.features, detection, metrics)
+
+
+def prepare(options: argparse.Namespace) -> Job:
+    """Look at the recording and at the options; nothing is written yet.
+
+    :raises ValueError: they do not fit, or OUT holds something else.
+    :raises OSError: the recording cannot be read.
+    """
+    out: Path = options.out
+    asked = {
+        'bag': str(options.bag.resolve()),
+        'topics': options.topic,
+        # Without topics they decide which cameras there are.
+        'references': [] if options.topic else options.reference,
+        'model': options.model,
+        'format': options.format,
+        'humble': options.humble,
+    }
+    before = _may_write(out, asked, options.resume)
+    weights.find(options.model)  # a cluster's workers load it, too late to tell
+    recording = Recording(options.bag)
+    for line in recording.trouble:
+        print(f'dap-led: {line}', file=sys.stderr)
+    what = plan(recording, options.topic, [_camera_of(name)[1] for name in options.reference])
+    if before.get('parts', len(what.parts)) != len(what.parts):
+        raise ValueError(f'{options.bag} has changed since {out} was begun: choose another --out')
+    asked |= {'parts': len(what.parts), 'no_reference': options.iqa}
+    return Job(options, what, _references(options.reference, recording, what), asked)
+
+
+def plan(recording: Recording, names: list[str], leave_out: Collection[str] = ()) -> Plan:
+    """Find the cameras.
 
     :param names: image topics; none: all whose first frame is colour or grey, but for `leave_out`.
     :raises ValueError: there is no such topic, or nothing to enhance.
@@ -58,32 +124,28 @@ def plan(
         for topic in images
         if topic.name in names or (not names and topic.name not in leave_out)
     ]
-    cameras, alone = {}, {}
-    for topic, frame in _first_frames(recording, wanted).items():
-        if frame is None and not names:
-            continue
-        cameras[topic] = Camera(
-            topic, replace(topic, name=enhanced_name(topic.name)), enhancer.stream()
-        )
-        if frame is not None and min(frame.shape[:2]) >= 16:
-            alone[topic.name] = _alone(enhancer, frame)
-    if not cameras:
+    if not names:
+        frames = first_frames(recording, wanted)
+        wanted = [topic for topic in wanted if frames[topic] is not None]
+    if not wanted:
         raise ValueError(f'{recording.path} has no frames of colour or grey in: {there}')
+    cameras = {topic: replace(topic, name=enhanced_name(topic.name)) for topic in wanted}
     by_name = {topic.name: topic for topic in recording.topics}
     infos = {}
-    for camera in cameras.values():
-        info = by_name.get(camera_info_name(camera.topic.name))
+    for topic in cameras:
+        info = by_name.get(camera_info_name(topic.name))
         if info is not None and info.kind == CAMERA_INFO:
             infos[info] = replace(info, name=enhanced_name(info.name))
-    for copy in [*(camera.enhanced for camera in cameras.values()), *infos.values()]:
+    for copy in [*cameras.values(), *infos.values()]:
         if copy.name in by_name:
             raise ValueError(
                 f'{recording.path} already has {copy.name}: choose other topics with --topic'
             )
-    return Plan(recording, cameras, infos, alone)
+    parts = recording.parts(list(cameras), enhancing.PART_FRAMES)
+    return Plan(recording, cameras, infos, parts)
 
 
-def _first_frames(recording: Recording, wanted: list[Topic]) -> dict[Topic, np.ndarray | None]:
+def first_frames(recording: Recording, wanted: list[Topic]) -> dict[Topic, np.ndarray | None]:
     """The first frame of each topic; None where it cannot be decoded or there is none."""
     frames: dict[Topic, np.ndarray | None] = dict.fromkeys(wanted)
     missing = {topic for topic in wanted if recording.counts[topic]}
@@ -97,15 +159,49 @@ def _first_frames(recording: Recording, wanted: list[Topic]) -> dict[Topic, np.n
     return frames
 
 
-def _alone(enhancer: Enhancer, frame: np.ndarray) -> float:
-    """Milliseconds for a frame with nothing else going on: the median after a warm-up."""
-    enhancer.enhance(frame)
-    times: list[float] = []
-    while sum(times) < ALONE_SECONDS:
-        start = time.perf_counter()
-        enhancer.enhance(frame)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times) * 1e3
+class _Alone:
+    """What the model takes for a frame of each camera with nothing else going on."""
+
+    def __init__(self, enhancer: Enhancer, frames: dict[Topic, np.ndarray | None]) -> None:
+        self._enhancer = enhancer
+        self._frames = {
+            topic.name: frame
+            for topic, frame in frames.items()
+            if frame is not None and min(frame.shape[:2]) >= 16
+        }
+        self._times: dict[str, list[tuple[float, float]]] = {name: [] for name in self._frames}
+
+    def measure(self) -> None:
+        """Time it once more, after a warm-up."""
+        for name, frame in self._frames.items():
+            self._enhancer.enhance(frame)
+            begin = time.perf_counter()
+            count = 0
+            while count < ALONE_FRAMES or time.perf_counter() - begin < ALONE_SECONDS:
+                count += 1
+                start, cpu = time.perf_counter(), time.process_time()
+                self._enhancer.enhance(frame)
+                taken = time.perf_counter() - start, time.process_time() - cpu
+                self._times[name].append(taken)
+
+    def of(self, work: Work) -> dict[str, float]:
+        """What report.py adds up: seconds of the work, and of the model alone for its frames."""
+        known = {name: count for name, count in work.enhanced.items() if self._times.get(name)}
+        wall, cpu = (
+            sum(
+                count * statistics.median(taken[which] for taken in self._times[name])
+                for name, count in known.items()
+            )
+            for which in (0, 1)
+        )
+        frames = sum(known.values())
+        return {
+            'frames': frames,
+            'wall': work.wall,
+            'cpu': work.cpu,
+            'alone': wall,
+            'alone_cpu': cpu,
+        }
 
 
 @contextlib.contextmanager
@@ -130,32 +226,23 @@ def _ctrl_c() -> Iterator[threading.Event]:
 def run(options: argparse.Namespace) -> int:
     """Replay, measure and report; 0 when done, 1 when stopped by Ctrl-C."""
     report.check_libraries()
-    out: Path = options.out
-    asked = _asked(options)
-    _may_write(out, asked, options.resume)
-    recording = Recording(options.bag)
-    told = list(recording.trouble)
-    for line in told:
-        print(f'dap-led: {line}', file=sys.stderr)
-    enhancer = Enhancer.load(options.model, options.device)
-    what = plan(recording, options.topic, enhancer, [_camera_of(r)[1] for r in options.reference])
-    references = _references(options.reference, recording, what)
+    job = prepare(options)
     # Before the long work: what is wrong with it shall show now.
-    detection = Detection(options.detect, options.allow_pickle) if options.detect else None
-    segments.write_json(out / 'run.json', {**asked, 'provider': enhancer.provider})
+    enhancer = Enhancer.load(options.model, options.device)
+    measuring = job.measuring()
+    job.begin()
+    told = set(job.what.recording.trouble)
     with _ctrl_c() as stopped:
-        storage, version = options.format or recording.storage, 8 if options.humble else 9
-        whole = enhance_recording(what, out, storage, version, stopped)
-        if whole:
-            whole = measure_run(out, references, options.features, detection, stopped)
-        if whole and options.video:
-            whole = write_videos(out, stopped)
-    written = report.write(out)
+        whole = _enhance(job, enhancer, stopped)
+        whole = whole and measure_run(job.out, measuring, range(len(job.what.parts)), stopped)
+        whole = whole and (not options.video or write_videos(job.out, stopped))
+    shutil.rmtree(job.out / '.part', ignore_errors=True)
+    written = report.write(job.out)
     for line in written['trouble']:
         if line not in told:  # found out while it was read
             print(f'dap-led: {line}', file=sys.stderr)
     print(report.summary(written))
-    print(f'report    {out / "report.html"}')
+    print(f'report    {job.out / "report.html"}')
     if not whole:
         print(
             'dap-led: interrupted; what was written is whole, and --resume goes on',
@@ -164,34 +251,40 @@ def run(options: argparse.Namespace) -> int:
     return 0 if whole else 1
 
 
-def _asked(options: argparse.Namespace) -> dict[str, Any]:
-    """What makes a run what it is: the same for the run that resumes it."""
-    return {
-        'bag': str(options.bag.resolve()),
-        'topics': options.topic,
-        # Without topics they decide which cameras there are.
-        'references': [] if options.topic else options.reference,
-        'model': options.model,
-        'format': options.format,
-        'humble': options.humble,
-    }
+def _enhance(job: Job, enhancer: Enhancer, stopped: threading.Event) -> bool:
+    """Write the segments that are left, and note how fast that was."""
+    segments.write_metadata(job.out)  # a kill may have come between journal and metadata
+    todo = job.left()
+    if not todo:
+        return True
+    alone = _Alone(enhancer, first_frames(job.what.recording, list(job.what.cameras)))
+    alone.measure()
+    work = job.enhance(enhancer, todo, stopped)
+    if not stopped.is_set():
+        alone.measure()
+    path = report.speed_path(job.out)
+    sessions = segments.read_json(path) if path.is_file() else []
+    segments.write_json(path, [*sessions, alone.of(work)])
+    return work.whole
 
 
-def _may_write(out: Path, asked: dict[str, Any], resume: bool) -> None:
+def _may_write(out: Path, asked: dict[str, Any], resume: bool) -> dict[str, Any]:
+    """What run.json says of the run that is to be resumed; nothing of a new one."""
     path = out / 'run.json'
     if not path.is_file():
-        if out.exists() and any(out.iterdir()):
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise ValueError(f'{out} is not empty and holds no run: choose another --out')
-        return
+        return {}
     if not resume:
         raise ValueError(f'{out} holds a run: add --resume to go on with it, or choose another')
-    before = json.loads(path.read_text())
+    before = segments.read_json(path)
     other = [name for name, value in asked.items() if before.get(name) != value]
     if other:
         raise ValueError(
             f'{out} holds a run with another {other[0]} ({before.get(other[0])!r}): resume with '
             'what it began with, or choose another --out'
         )
+    return before
 
 
 def _camera_of(reference: str) -> tuple[str, str]:

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import csv
-import json
 import shlex
-from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dap_led_ros.evaluation import measures, measuring, page, segments
+from dap_led_ros.evaluation import measures, no_reference, page, segments, tally
 from dap_led_ros.evaluation.measuring import SIDES
+from dap_led_ros.evaluation.tally import OUTCOMES, Tally
 from dap_led_ros.evaluation.video import cost_path
-
-OUTCOMES = ('enhanced', 'passed_through', 'refused')
 
 REASONS = 10
 """Most reasons, why frames were not enhanced, that are listed."""
-
-Row = dict[str, Any]
 
 
 def check_libraries() -> None:
@@ -39,160 +34,135 @@ def check_libraries() -> None:
 
 def write(out: Path) -> dict[str, Any]:
     """Write report.html, report.json and report.csv of a run; returns what is in report.json."""
-    measured = measuring.load(out)
-    rows = _rows(out, measured)
-    content = describe(out, rows, measured)
+    journals = segments.journals(out)
+    columns = ['topic', 'index', 'time', 'stamp', 'outcome', 'why', 'width', 'height', 'joint']
+    columns += [*measures.PER_PAIR, 'harm_why', 'weight']
+    columns += [f'{name}_{side}' for name in measures.PER_FRAME for side in SIDES]
+    with (out / 'report.csv').open('w', newline='') as stream:
+        writer = csv.DictWriter(stream, columns, extrasaction='ignore')
+        writer.writeheader()
+        cameras, measured = tally.read(out, journals, writer.writerow)
+    content = describe(out, cameras, journals, measured)
     segments.write_json(out / 'report.json', content)
-    _write_csv(out / 'report.csv', rows)
-    page.write(out, content, rows)
+    page.write(out, content, cameras, journals)
     return content
-
-
-def load_rows(out: Path) -> list[Row]:
-    """One row for each frame that was read: what became of it, and what was measured."""
-    return _rows(out, measuring.load(out))
-
-
-def _rows(out: Path, measured: list[dict[str, Any]]) -> list[Row]:
-    of_frames = {
-        (row['topic'], row['index']): row for part in measured for row in part.get('frames', ())
-    }
-    return [
-        {**row, **of_frames.get((row['topic'], row['index']), {})}
-        for journal in segments.journals(out)
-        for row in journal['frames']
-    ]
 
 
 # --- figures -----------------------------------------------------------------------------------
 
 
-def describe(out: Path, rows: list[Row], measured: list[dict[str, Any]]) -> dict[str, Any]:
-    """All figures of the report, without pictures."""
-    journals = segments.journals(out)
-    run = json.loads((out / 'run.json').read_text())
+def describe(
+    out: Path,
+    cameras: dict[str, Tally],
+    journals: list[dict[str, Any]],
+    measured: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """All figures of the report, without pictures.
+
+    :param cameras: frames by topic, and `measured`: as tally.read() gives them.
+    """
+    run = segments.read_json(out / 'run.json')
     trouble = list(dict.fromkeys(line for journal in journals for line in journal['trouble']))
-    if not journals or not journals[-1]['last']:
-        trouble.append('the run was interrupted: frames after its last one are not in it')
-    elif not all(measured):
+    if sum(journal['whole'] for journal in journals) < run['parts']:
+        trouble.append('the run was interrupted: not all frames are in it')
+    elif not all('asked' in part for part in measured):
         trouble.append('the run was interrupted: not all frames were measured')
-    asked = next((part['asked'] for part in measured if part), {})
+    asked = next((part['asked'] for part in measured if 'asked' in part), {})
     for camera, reference in asked.get('references', {}).items():
-        befores = [row['before'] for row in rows if row['topic'] == camera and 'before' in row]
-        if lacking := sum('psnr' not in before for before in befores):
+        if camera not in cameras:
+            continue
+        psnr = cameras[camera]['psnr_before'][~np.isnan(cameras[camera]['brightness_before'])]
+        if lacking := int(np.isnan(psnr).sum()):
             trouble.append(
-                f'{lacking} of {len(befores)} frames of {camera} have no frame of {reference} '
-                'with their stamp and size'
+                f'{lacking} of {len(psnr)} frames of {camera} have no frame of {reference} with '
+                'their stamp and size'
             )
-    topics = {}
-    for topic in sorted({row['topic'] for row in rows}):
-        of_topic = [row for row in rows if row['topic'] == topic]
-        topics[topic] = {
-            'frames': {
-                'read': len(of_topic),
-                **{name: sum(row['outcome'] == name for row in of_topic) for name in OUTCOMES},
-            },
-            'why': dict(
-                Counter(row['why'] for row in of_topic if 'why' in row).most_common(REASONS)
-            ),
-            'sizes': dict(Counter(_size(row) for row in of_topic if 'width' in row)),
-            'measures': _summaries(of_topic),
-            'classes': _classes(of_topic, topic, measured),
-            'true': _true(of_topic),
-        }
     return {
         'bag': run['bag'],
         'model': run['model'],
-        'provider': run['provider'],
-        'command': _command(out, run, measured),
+        'provider': ', '.join(dict.fromkeys(journal['provider'] for journal in journals)),
+        'command': _command(out, run, asked),
+        'asked': asked,
         'trouble': trouble,
-        'topics': topics,
+        'missing': no_reference.available()[1] if run['no_reference'] else [],
+        'topics': {
+            topic: {
+                'frames': {
+                    'read': len(camera),
+                    **{
+                        name: int((camera['outcome'] == place).sum())
+                        for place, name in enumerate(OUTCOMES)
+                    },
+                },
+                'why': dict(camera.why.most_common(REASONS)),
+                'sizes': dict(camera.sizes),
+                'measures': _summaries(camera),
+                'classes': _classes(camera),
+                'true': _true(camera),
+            }
+            for topic, camera in cameras.items()
+        },
         'stages': _stages(out, journals, measured),
-        'speed': _speed(journals),
+        'speed': _speed(out),
     }
 
 
-def _size(row: Row) -> str:
-    return f'{row["width"]}x{row["height"]}'
-
-
-def _summaries(rows: list[Row]) -> dict[str, dict[str, Any]]:
+def _summaries(camera: Tally) -> dict[str, dict[str, Any]]:
     """Means over the frames that were enhanced, and how they differ with a 95 % interval."""
-    enhanced = [row for row in rows if row['outcome'] == 'enhanced']
+    enhanced = camera['outcome'] == OUTCOMES.index('enhanced')
     found: dict[str, dict[str, Any]] = {}
     for name in measures.PER_FRAME:
-        both = [
-            (row['before'][name], row['after'][name])
-            for row in enhanced
-            if name in row.get('before', {}) and name in row.get('after', {})
-        ]
-        if both:
-            before, after = (np.array(side) for side in zip(*both))
-            difference = measures.paired(before, after)
+        before, after = (camera[f'{name}_{side}'][enhanced] for side in SIDES)
+        both = ~np.isnan(before) & ~np.isnan(after)
+        if both.any():
+            difference = measures.paired(before[both], after[both])
             found[name] = {
-                'before': float(before.mean()),
-                'after': float(after.mean()),
+                'before': float(before[both].mean()),
+                'after': float(after[both].mean()),
                 'difference': difference.mean,
                 'low': difference.low if difference.count > 1 else None,
                 'high': difference.high if difference.count > 1 else None,
                 'frames': difference.count,
             }
     for name in measures.PER_PAIR:
-        values = [row[name] for row in enhanced if name in row]
-        if values:
+        values = camera[name][enhanced]
+        values = values[~np.isnan(values)]
+        if len(values):
             median, most = np.percentile(values, [50, 95])
             found[name] = {
                 'median': float(median),
                 'p95': float(most),
-                'max': max(values),
+                'max': float(values.max()),
                 'frames': len(values),
             }
     return found
 
 
-def _classes(rows: list[Row], topic: str, measured: list[dict[str, Any]]) -> dict[str, Any]:
+def _classes(camera: Tally) -> dict[str, Any]:
     """Detections, mean confidence and mean length of tracks, by class and side."""
-    found: dict[str, dict[str, Any]] = defaultdict(
-        lambda: {side: {'detections': 0, 'confidence': None, 'track': None} for side in SIDES}
-    )
-    for side in SIDES:
-        scores = defaultdict(list)
-        for row in rows:
-            for label, score, *_ in measures.sure(row.get(f'objects_{side}', ())):
-                scores[label].append(score)
-        lengths = defaultdict(list)
-        for part in measured:
-            for name, of, label, length in part.get('tracks', ()):
-                if (name, of) == (topic, side):
-                    lengths[label].append(length)
-        for label, values in scores.items():
-            found[label][side] = {
-                'detections': len(values),
-                'confidence': float(np.mean(values)),
-                'track': float(np.mean(lengths[label])) if lengths[label] else None,
-            }
+    found: dict[str, dict[str, Any]] = {
+        label: {side: {'detections': 0, 'confidence': None, 'track': None} for side in SIDES}
+        for _, label in camera.scores
+    }
+    for (side, label), (count, scores) in camera.scores.items():
+        tracks, length = camera.lengths[side, label]
+        found[label][side] = {
+            'detections': count,
+            'confidence': scores / count,
+            'track': length / tracks,
+        }
     return dict(sorted(found.items(), key=lambda item: -item[1]['after']['detections']))
 
 
-def _true(rows: list[Row]) -> dict[str, Any]:
+def _true(camera: Tally) -> dict[str, Any]:
     """True detections before and after, at equal precision; empty without a reference."""
-    rows = [row for row in rows if 'objects_reference' in row]
-    if not rows:
+    if not camera.with_reference:
         return {}
-    judged = {
-        side: [
-            one
-            for row in rows
-            for one in measures.true_positives(row[f'objects_{side}'], row['objects_reference'])
-        ]
-        for side in SIDES
-    }
-    truth = [thing for row in rows for thing in row['objects_reference']]
     return {
-        'objects': sum(thing[1] >= measures.TRUE for thing in truth),
+        'objects': camera.objects,
         'at': {
             f'{100 * precision:.0f} %': {
-                side: measures.most_true(judged[side], precision) for side in SIDES
+                side: measures.most_true(camera.judged[side], precision) for side in SIDES
             }
             for precision in measures.PRECISIONS
         },
@@ -216,34 +186,43 @@ def _stages(
             ('enhance', 'enhance'),
             ('write', 'encode and write'),
         ):
-            add(label, len(journal['frames']), journal['seconds'].get(name, 0.0))
+            add(label, sum(journal['read'].values()), journal['seconds'][name])
     for part in measured:
         for name, seconds in part.get('seconds', {}).items():
-            add(name, len(part['frames']), seconds)
+            add(name, part['frames'], seconds)
     if cost_path(out).is_file():
-        stages['video'] = json.loads(cost_path(out).read_text())
+        stages['video'] = segments.read_json(cost_path(out))
     return stages
 
 
-def _speed(journals: list[dict[str, Any]]) -> dict[str, float]:
-    """Enhanced frames per second of the run, and of the model alone on the same frames."""
-    wall = sum(journal['seconds']['wall'] for journal in journals)
-    enhanced = [
-        journal['alone'].get(row['topic'], 0.0) / 1e3
-        for journal in journals
-        for row in journal['frames']
-        if row['outcome'] == 'enhanced'
-    ]
-    if not wall or not sum(enhanced):
+def _speed(out: Path) -> dict[str, float]:
+    """Enhanced frames per second of the run, and of the model alone on the same frames.
+
+    The model's rate is the median of times before and after the run. CPU time says the same of a
+    machine that was busy with other things.
+    """
+    path = speed_path(out)
+    sessions = segments.read_json(path) if path.is_file() else []
+    total = {name: sum(session[name] for session in sessions) for name in _SPEED}
+    if not sessions or not total['frames']:
         return {}
     return {
-        'enhance_and_write': len(enhanced) / wall,
-        'model_alone': len(enhanced) / sum(enhanced),
-        'share': sum(enhanced) / wall,
+        'enhance_and_write': total['frames'] / total['wall'],
+        'model_alone': total['frames'] / total['alone'],
+        'share': total['alone'] / total['wall'],
+        'cpu_share': total['alone_cpu'] / total['cpu'],
     }
 
 
-def _command(out: Path, run: dict[str, Any], measured: list[dict[str, Any]]) -> str:
+_SPEED = ('frames', 'wall', 'cpu', 'alone', 'alone_cpu')
+
+
+def speed_path(out: Path) -> Path:
+    """Where each session of a run adds what the model would have taken alone for its frames."""
+    return out / 'segments' / 'speed.json'
+
+
+def _command(out: Path, run: dict[str, Any], asked: dict[str, Any]) -> str:
     """The command that makes this report."""
     words = ['dap-led', 'replay', run['bag'], '--out', str(out), '--model', run['model']]
     for topic in run['topics']:
@@ -252,7 +231,6 @@ def _command(out: Path, run: dict[str, Any], measured: list[dict[str, Any]]) -> 
         words += ['--format', run['format']]
     if run['humble']:
         words.append('--humble')
-    asked = next((part['asked'] for part in measured if part), {})
     for camera, reference in asked.get('references', {}).items():
         words += ['--reference', f'{camera}={reference}']
     if asked.get('detect'):
@@ -260,6 +238,8 @@ def _command(out: Path, run: dict[str, Any], measured: list[dict[str, Any]]) -> 
         words += ['--allow-pickle'] * asked['detect'].endswith('.pt')
     if not asked.get('features', True):
         words.append('--no-features')
+    if not run['no_reference']:
+        words.append('--no-iqa')
     return shlex.join(words)
 
 
@@ -284,23 +264,8 @@ def summary(content: dict[str, Any]) -> str:
     if speed := content['speed']:
         lines.append(
             f'enhance and write  {speed["enhance_and_write"]:.1f} frames/s; the model alone '
-            f'{speed["model_alone"]:.1f} frames/s ({speed["share"]:.0%})'
+            f'{speed["model_alone"]:.1f} frames/s ({speed["share"]:.0%}; by CPU time '
+            f'{speed["cpu_share"]:.0%})'
         )
+    lines += [f'not measured       {line}' for line in content['missing']]
     return '\n'.join(lines)
-
-
-def _write_csv(path: Path, rows: list[Row]) -> None:
-    """One line for each frame; measures of both sides as brightness_before, brightness_after."""
-    columns = ['topic', 'index', 'time', 'stamp', 'outcome', 'why', 'width', 'height', 'joint']
-    columns += [*measures.PER_PAIR, 'harm_why', 'weight']
-    columns += [f'{name}_{side}' for name in measures.PER_FRAME for side in SIDES]
-    with path.open('w', newline='') as stream:
-        writer = csv.DictWriter(stream, columns, extrasaction='ignore')
-        writer.writeheader()
-        for row in rows:
-            flat = {
-                f'{name}_{side}': value
-                for side in SIDES
-                for name, value in row.get(side, {}).items()
-            }
-            writer.writerow({**row, **flat})

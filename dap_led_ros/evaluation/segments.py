@@ -2,11 +2,12 @@
 
     OUT/run.json                 what was asked for
     OUT/bag/metadata.yaml        the enhanced recording, a split rosbag2
-    OUT/bag/bag_0.mcap           one file per segment
-    OUT/segments/0.json          journal: which messages the segment holds, what became of frames
+    OUT/bag/bag_0.mcap           one file per segment, of the recording's part of that number
+    OUT/segments/0.frames.json   what became of its frames; their indices count from 0 in each
+    OUT/segments/0.json          journal: how many they are, what the segment cost
 
 A segment counts once its journal is there; what a killed process leaves half written is written
-again.
+again, and so is a segment that Ctrl-C ended early. Rows of two segments are never held at once.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -27,29 +30,40 @@ _UNKNOWN_DIGEST = 'RIHS01_' + '0' * 64
 """For the writer, which insists on one; left out of metadata.yaml again."""
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
     """Write a file that is either whole or not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f'.part-{path.name}')
-    part.write_text(json.dumps(value, indent=1))
+    part.write_text(json.dumps(value, indent=indent))
     os.replace(part, path)
+
+
+def read_json(path: Path) -> Any:
+    """What write_json() wrote.
+
+    :raises ValueError: something else is there.
+    """
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f'{path} is damaged: choose another --out ({error})') from None
 
 
 class Segment:
     """One file of the recording while it is written; commit() makes it part of the run."""
 
     def __init__(self, out: Path, index: int, storage: str, version: int) -> None:
-        """Begin the file; what an earlier attempt left of it is removed.
+        """Begin the file.
 
         :param storage: mcap or sqlite3.
         :param version: of metadata.yaml: 9 for Jazzy and later, 8 for Humble and Iron.
         """
         self.out = out
         self.index = index
-        self.bytes = 0
-        self._folder = out / '.part' / f'bag_{index}'
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder.parent.mkdir(parents=True, exist_ok=True)
+        parts = out / '.part'
+        parts.mkdir(parents=True, exist_ok=True)
+        # A folder of its own: a process that is taken for dead may still write.
+        self._folder = Path(tempfile.mkdtemp(dir=parts)) / f'bag_{index}'
         self._storage = storage
         self._writer = Writer(self._folder, version=version, storage_plugin=_PLUGINS[storage])
         self._writer.open()
@@ -70,37 +84,88 @@ class Segment:
     def write(self, topic: Topic, time: int, data: bytes | memoryview) -> None:
         """Append a message at its time (ns)."""
         self._writer.write(self._connections[topic.name, topic.kind], time, data)
-        self.bytes += len(data)
 
-    def commit(self, journal: dict[str, Any]) -> None:
-        """Close the file, put it beside the others and journal it."""
+    def commit(self, journal: dict[str, Any], frames: list[dict[str, Any]]) -> None:
+        """Close the file, put it beside the others and journal it.
+
+        :param frames: what became of each: topic, index in the segment, outcome and so on.
+        """
         self._writer.close()
         metadata = _load_metadata(self._folder)
         file = self._folder / metadata['relative_file_paths'][0]
         bag = self.out / 'bag'
         bag.mkdir(exist_ok=True)
         os.replace(file, bag / file.name)
-        write_json(self.out / 'segments' / f'{self.index}.json', {**journal, 'metadata': metadata})
-        write_metadata(self.out)
-        shutil.rmtree(self._folder)
+        measured_path(self.out, self.index).unlink(missing_ok=True)  # of an earlier attempt
+        write_json(_frames_path(self.out, self.index), frames, None)
+        read = Counter(row['topic'] for row in frames)
+        refused = Counter(row['topic'] for row in frames if row['outcome'] == 'refused')
+        write_json(
+            _path(self.out, self.index),
+            {**journal, 'read': read, 'refused': refused, 'metadata': metadata},
+        )
+        shutil.rmtree(self._folder.parent, ignore_errors=True)
 
     def abort(self) -> None:
         """Close the file and leave it out of the run."""
         self._writer.abort()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self._folder.parent, ignore_errors=True)
+
+
+def load(out: Path, index: int) -> dict[str, Any] | None:
+    """Journal of one segment; None where it is not written."""
+    path = _path(out, index)
+    return {**read_json(path), 'index': index} if path.is_file() else None
+
+
+def is_whole(out: Path, index: int) -> bool:
+    """Whether a segment is written to its end."""
+    found = load(out, index)
+    return found is not None and found['whole']
 
 
 def journals(out: Path) -> list[dict[str, Any]]:
-    """Of the segments that are done, in order."""
+    """Of the segments that are written, in order; `first` is the number of frames before each."""
+    first: Counter[str] = Counter()
     found = []
-    while (path := out / 'segments' / f'{len(found)}.json').is_file():
-        found.append(json.loads(path.read_text()))
+    stems = [path.stem for path in (out / 'segments').glob('*.json')]
+    for index in sorted(int(stem) for stem in stems if stem.isdigit()):
+        found.append({**(load(out, index) or {}), 'first': dict(first)})
+        first.update(found[-1]['read'])
     return found
+
+
+def frames(out: Path, journal: dict[str, Any]) -> list[dict[str, Any]]:
+    """What became of the frames of a segment."""
+    return numbered(read_json(_frames_path(out, journal['index'])), journal)
+
+
+def numbered(rows: list[dict[str, Any]], journal: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of a segment's frames with indices that count from the recording's first."""
+    first = journal.get('first', {})
+    for row in rows:
+        row['index'] += first.get(row['topic'], 0)
+    return rows
+
+
+def _path(out: Path, index: int) -> Path:
+    return out / 'segments' / f'{index}.json'
+
+
+def _frames_path(out: Path, index: int) -> Path:
+    return out / 'segments' / f'{index}.frames.json'
+
+
+def measured_path(out: Path, index: int) -> Path:
+    """Where measuring.py writes what it measured of a segment."""
+    return out / 'segments' / f'{index}.measures.json'
 
 
 def write_metadata(out: Path) -> None:
     """metadata.yaml of all segments that are done."""
     parts = [journal['metadata'] for journal in journals(out)]
+    if not parts:
+        return
     with_messages = [part for part in parts if part['message_count']] or parts[:1]
     start = min(_start(part) for part in with_messages)
     end = max(_start(part) + part['duration']['nanoseconds'] for part in with_messages)
@@ -127,7 +192,7 @@ def write_metadata(out: Path) -> None:
     yaml = YAML(typ='safe')
     yaml.default_flow_style = False
     path = out / 'bag' / 'metadata.yaml'
-    part_path = path.with_name('.part-metadata.yaml')
+    part_path = path.with_name(f'.part-metadata-{os.getpid()}.yaml')  # several may write it
     with part_path.open('w') as stream:
         yaml.dump({'rosbag2_bagfile_information': merged}, stream)
     os.replace(part_path, path)

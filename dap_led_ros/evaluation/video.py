@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from array import array
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -41,30 +44,23 @@ def write_videos(out: Path, stopped: threading.Event) -> bool:
     of its topic is fitted in, with black around it.
     """
     journals = segments.journals(out)
-    rates = {
-        topic: _rate(
-            [
-                row['time']
-                for journal in journals
-                for row in journal['frames']
-                if row['topic'] == topic
-            ]
-        )
-        for topic in {row['topic'] for journal in journals for row in journal['frames']}
-    }
-    missing = {topic for topic in rates if not video_path(out, topic).exists()}
+    times: dict[str, array] = defaultdict(lambda: array('q'))
+    for journal in journals:
+        for row in segments.frames(out, journal):
+            times[row['topic']].append(row['time'])
+    missing = {topic for topic in times if not video_path(out, topic).exists()}
     if not missing:
         return True
     total = sum(
-        row['topic'] in missing and row['outcome'] != 'refused'
+        journal['read'][topic] - journal['refused'].get(topic, 0)
         for journal in journals
-        for row in journal['frames']
+        for topic in missing & journal['read'].keys()
     )
     sizes: dict[str, tuple[int, int]] = {}
     with contextlib.suppress(_Stopped), contextlib.ExitStack() as stack:
         bar = stack.enter_context(tqdm(total=total, unit='frame', desc='video'))
         files = {
-            topic: stack.enter_context(VideoFile(video_path(out, topic), rates[topic]))
+            topic: stack.enter_context(VideoFile(video_path(out, topic), _rate(times[topic])))
             for topic in missing
         }
         begin = time.perf_counter()
@@ -86,7 +82,7 @@ def write_videos(out: Path, stopped: threading.Event) -> bool:
     return False
 
 
-def _rate(times: list[int]) -> float:
+def _rate(times: Sequence[int]) -> float:
     """Frames per second of times in ns, by the median distance; 10 where there is none."""
     distance = float(np.median(np.diff(times))) / 1e9 if len(times) > 1 else 0.0
     return min(max(1 / distance, 1.0), 120.0) if distance > 0 else 10.0

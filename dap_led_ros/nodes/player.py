@@ -57,6 +57,8 @@ class Player(Node):
             raise ValueError('the parameter bag is empty: give the path of a rosbag2')
         if not 0 < self._rate < math.inf:
             raise ValueError(f'rate is {self._rate}: use a number above 0')
+        if self._metrics and not Path(self._metrics).absolute().parent.is_dir():
+            raise ValueError(f'metrics is {self._metrics}: there is no such folder')
         self._recording = Recording(Path(bag))
         for line in self._recording.trouble:
             self.get_logger().warning(line)
