@@ -42,7 +42,7 @@ def add_commands(commands: Any) -> None:
     measure = commands.add_parser('benchmark', help='measure models on this machine')
     measure.add_argument('models', nargs='*', default=['nano'], metavar='MODEL')
     measure.add_argument(
-        '--sizes', nargs='+', type=_size, default=[(640, 480), (1280, 720)], metavar='WxH'
+        '--sizes', nargs='+', type=size, default=[(640, 480), (1280, 720)], metavar='WxH'
     )
     measure.add_argument('--device', default='auto', help='auto, cpu, cuda or tensorrt')
     measure.add_argument('--threads', type=int, default=0)
@@ -53,7 +53,8 @@ def add_commands(commands: Any) -> None:
     measure.set_defaults(run=_benchmark)
 
 
-def _size(text: str) -> tuple[int, int]:
+def size(text: str) -> tuple[int, int]:
+    """Width and height of an argument such as 640x480."""
     try:
         width, height = map(int, text.split('x'))
     except ValueError:

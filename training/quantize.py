@@ -1,9 +1,8 @@
 """nano in int8: python -m dap_led_training.quantize [MODEL] [--out OUT.onnx].
 
-Static quantisation by ONNX Runtime (QDQ, per channel, weights of 7 bits: with 8 the sums of CPUs
-without VNNI overflow), calibrated on frames of the training's own synthesis, made from photographs
-of the training's split and of the size that robots use. Several ways are tried: every convolution,
-and only residual blocks of the encoder, behind which the picture itself still has a way round.
+dap-led export's int8 on frames of the training's own synthesis, made from photographs of the
+training's split and of the size that robots use. Several ways are tried: every convolution, and
+only residual blocks of the encoder, behind which the picture itself still has a way round.
 Printed: PSNR on the night sets and by day next to the float model, and the median time of a frame,
 the models taking turns. The verdict is ship() below.
 """
@@ -13,22 +12,16 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    CalibrationMethod,
-    QuantFormat,
-    QuantType,
-    quantize_static,
-)
 from tqdm import tqdm
 
 from dap_led_ros.inference import Enhancer, weights
-from dap_led_ros.inference.enhancer import to_tensor
+from dap_led_ros.inference.export import INT8_LAYERS, quantized
 from dap_led_training import configuration, metrics
 from dap_led_training.data.photographs import find_photographs, read_rgb
 from dap_led_training.degradation.night_blur import NightBlurConfig, degrade, margin
@@ -37,53 +30,28 @@ from dap_led_training.night_sets import SIZE, fit, night_sets
 from dap_led_training.train import TrainConfig
 
 WAYS = {
-    'every layer': '',
-    'encoder at 1/8 and 1/16': ('encoder8.', 'encoder16.'),
-    'encoder at 1/16': 'encoder16.',
+    'every layer': ('',),
+    'encoder at 1/16': ('encoder16.',),
+    'encoder at 1/8 and 1/16': INT8_LAYERS,
 }
-"""Where the names of the parameters begin that are quantised; the last way is kept."""
+"""Where the names of the parameters begin that are quantised; the last is that of dap-led export
+and kept."""
 LOSS = 0.2
 """dB that int8 may cost, on the worst of the night sets."""
 
 
-class Frames(CalibrationDataReader):
-    """Night frames and a few by day, from photographs that were trained on."""
-
-    def __init__(self, photographs: list[Path], name: str) -> None:
-        config, m = NightBlurConfig(daylight=0.0), margin(NightBlurConfig())
-        frames = []
-        for index, path in enumerate(photographs):
-            wide = fit(read_rgb(path), SIZE[0] + 2 * m, SIZE[1] + 2 * m)
-            dark, day, _ = degrade(wide, config, np.random.default_rng([93, index]))
-            frames.append(day if index % 8 == 7 else dark)
-        self._frames = iter([{name: to_tensor(frame)} for frame in frames])
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        """The next input, or None."""
-        return next(self._frames, None)
+def calibration_frames(photographs: list[Path]) -> Iterator[np.ndarray]:
+    """Night frames (H, W, 3) uint8 and a few by day, from photographs that were trained on."""
+    config, m = NightBlurConfig(daylight=0.0), margin(NightBlurConfig())
+    for index, path in enumerate(photographs):
+        wide = fit(read_rgb(path), SIZE[0] + 2 * m, SIZE[1] + 2 * m)
+        dark, day, _ = degrade(wide, config, np.random.default_rng([93, index]))
+        yield day if index % 8 == 7 else dark
 
 
 def quantize(source: Path, out: Path, photographs: list[Path], way: str) -> None:
     """Write an int8 model, in one of WAYS."""
-    model = onnx.load(source)
-    kept = [
-        node.name
-        for node in model.graph.node
-        if not any(name.startswith(WAYS[way]) for name in node.input)
-    ]
-    quantize_static(
-        str(source),
-        str(out),
-        Frames(photographs, model.graph.input[0].name),
-        quant_format=QuantFormat.QDQ,
-        op_types_to_quantize=['Conv'],
-        per_channel=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        reduce_range=True,
-        nodes_to_exclude=kept,
-        calibrate_method=CalibrationMethod.MinMax,
-    )
+    onnx.save(quantized(onnx.load(source), calibration_frames(photographs), out, WAYS[way]), out)
 
 
 def measure(models: dict[str, Path], photographs: list[Path]) -> dict[str, dict[str, float]]:

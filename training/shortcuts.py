@@ -1,24 +1,35 @@
-"""What shortcuts lose: python -m dap_led_training.shortcuts MODEL [--others MODEL ...].
+"""What shortcuts lose and save: python -m dap_led_training.shortcuts MODEL [--others MODEL ...].
 
 The sample night sequence goes through a model as it is, and through its shortcuts: tiles, a
 heat-map that lasts, lower precision (of a DAP-LED checkpoint), other files (an int8 export). Each
 row is the mean PSNR against the reference, what that is more than the model's own, and the PSNR
 against the model's own frames; the last two are of the worst frame too. Milliseconds are of the
 processor, one thread, medians: they compare within a run, on a busy machine too.
+
+With --memory 1280x720 only what a frame of that size takes, whole and in tiles: the most bytes of
+the network's tensors that are alive at once, in fp32. Nothing is computed for that.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+import weakref
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import cv2
 import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from dap_led_ros import sample
-from dap_led_ros.inference import Enhancer
+from dap_led_ros.inference import Enhancer, checkpoint, weights
+from dap_led_ros.inference.enhancer import MIN_TILE
 from dap_led_ros.inference.heatmaps import Heatmaps
+from dap_led_ros.model_commands import size
 
 Shortcut = Callable[[np.ndarray], np.ndarray]
 
@@ -45,14 +56,17 @@ def shortcuts(model: str, others: list[str], tile: int) -> dict[str, Shortcut]:
 
 def measure(ways: dict[str, Shortcut], count: int) -> Iterator[str]:
     """The lines of the table."""
-    own: list[np.ndarray] = []
     pairs = list(sample.night_sequence(count))
-    for name, way in ways.items():
-        enhanced, seconds = [], []
-        for camera, _ in pairs:
+    results: dict[str, list[np.ndarray]] = {name: [] for name in ways}
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for camera, _ in pairs:
+        for name, way in ways.items():  # in turn: what else the machine does hits them alike
             start = time.thread_time()
-            enhanced.append(way(camera))
-            seconds.append(time.thread_time() - start)
+            results[name].append(way(camera))
+            times[name].append(time.thread_time() - start)
+    own: list[np.ndarray] = []
+    for name, enhanced in results.items():
+        seconds = times[name]
         quality = np.array([cv2.PSNR(e, reference) for e, (_, reference) in zip(enhanced, pairs)])
         if not own:
             own, best = enhanced, quality
@@ -66,6 +80,51 @@ def measure(ways: dict[str, Shortcut], count: int) -> Iterator[str]:
         )
 
 
+class Peak(TorchDispatchMode):
+    """While it is entered, the most bytes of tensors made in it that were alive at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = self._alive = 0
+        self._known: weakref.WeakSet = weakref.WeakSet()
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None) -> Any:
+        """Called in place of each operation."""
+        result = operation(*args, **(kwargs or {}))
+        for one in tree_leaves(result):
+            storage = one.untyped_storage() if isinstance(one, Tensor) else None
+            if storage is not None and storage not in self._known:
+                self._known.add(storage)
+                self._alive += storage.nbytes()
+                weakref.finalize(storage, self._freed, storage.nbytes())
+        self.most = max(self.most, self._alive)
+        return result
+
+    def _freed(self, count: int) -> None:
+        self._alive -= count
+
+
+def memory(model: str, width: int, height: int) -> Iterator[str]:
+    """The lines of --memory.
+
+    :raises ValueError: the model is no DAP-LED's checkpoint.
+    """
+    path = weights.find(model)
+    guided = checkpoint.load(path) if path.suffix == '.safetensors' else None
+    if not isinstance(guided, checkpoint.Guided) or guided.network.config.embedding:
+        raise ValueError(
+            f'{model} runs on whole frames alone: --memory is for DAP-LED checkpoints'
+        )
+    network = guided.network.to('meta')
+    heatmap = torch.empty(1, 1, 16, 16, device='meta')
+    for tile in (0, 640, 512, 384, 256, MIN_TILE):
+        sides = [min(tile or side, side) for side in (height, width)]
+        with torch.inference_mode(), Peak() as peak:
+            network(torch.empty(1, 3, *sides, device='meta'), heatmap)
+        name = f'tiles of {tile}' if tile else f'whole {width}x{height}'
+        yield f'{name:20} {peak.most / 1e9:6.2f} GB'
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and print the table."""
     parser = argparse.ArgumentParser(
@@ -77,9 +136,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument('--others', nargs='+', default=[], metavar='MODEL')
     parser.add_argument('--tile', type=int, default=352)
     parser.add_argument('--frames', type=int, default=10)
+    parser.add_argument('--memory', type=size, metavar='WxH', help='what a frame takes, no more')
     options = parser.parse_args(arguments)
     cv2.setNumThreads(1)
-    for line in measure(shortcuts(options.model, options.others, options.tile), options.frames):
+    lines = (
+        memory(options.model, *options.memory)
+        if options.memory
+        else measure(shortcuts(options.model, options.others, options.tile), options.frames)
+    )
+    for line in lines:
         print(line, flush=True)
 
 

@@ -7,11 +7,14 @@ good as it can be, and the launches of a frame can be one CUDA graph.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import logging
 import os
 import re
 import threading
-from collections import OrderedDict
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,7 +30,11 @@ DEVICES = ('auto', *PROVIDERS)
 MOST_THREADS = 8
 """More do not pay for networks and frames of this size; they only wake up for each layer."""
 MOST_SIZES = 4
-"""Sizes of frames whose sessions are kept on a GPU."""
+"""Sizes of frames that have a session of their own on a GPU, which bounds its memory."""
+IDLE_RUNS = 300
+"""Frames of other sizes after which a size gives its session to a new one."""
+
+_log = logging.getLogger(__name__)
 
 
 def runtime() -> ModuleType:
@@ -104,8 +111,11 @@ class OnnxBackend:
                 'output, as dap-led export writes it'
             )
         self._first, self._inputs = first, list(inputs)
-        self._sizes: OrderedDict[tuple[int, ...], FixedSize] = OrderedDict()
+        self._sizes: dict[tuple[int, ...], Slot] = {}
         self._lock = threading.Lock()
+        self._runs = 0
+        self.crowded: dict[tuple[int, ...], int] = {}
+        """On a GPU: how many frames of a size found MOST_SIZES other sizes in use."""
         self._prior = self._open_prior() if 'heatmap' in inputs else None
 
     @property
@@ -130,23 +140,59 @@ class OnnxBackend:
             given['heatmap'] = self.heatmap(self._planes(frames)) if heatmap is None else heatmap
         if self.provider == 'CPUExecutionProvider':
             return self._session.run(None, given)[0]
-        return self._of_size(given).run(given)
+        return self._run_fixed(given)
 
     def _planes(self, frames: np.ndarray) -> np.ndarray:
         if not self.takes_frames:
             return frames
         return np.ascontiguousarray(frames.transpose(0, 3, 1, 2)).astype(np.float32) / 255
 
-    def _of_size(self, given: dict[str, np.ndarray]) -> FixedSize:
-        """The session of these sizes; made where there is none, in place of the oldest."""
+    def _run_fixed(self, given: dict[str, np.ndarray]) -> np.ndarray:
+        fixed = self._of_size(given)
+        return fixed.run(given) if fixed else self._any_size.run(None, given)[0]
+
+    @functools.cached_property
+    def _any_size(self) -> Any:
+        """A session for sizes that have none. Not TensorRT's, which would build for each anew."""
+        if self._wanted[:1] != PROVIDERS['tensorrt'][:1]:
+            return self._session
+        return self._open(self._path, wanted=self._wanted[1:])
+
+    def _of_size(self, given: dict[str, np.ndarray]) -> FixedSize | None:
+        """The session of these sizes, made where there is none; None: others are in use.
+
+        While it is made, which takes TensorRT minutes, frames of other sizes go on.
+        """
         key = tuple(n for tensor in given.values() for n in np.shape(tensor))
         with self._lock:
-            if key not in self._sizes:
-                while len(self._sizes) >= MOST_SIZES:
-                    self._sizes.popitem(last=False)
-                self._sizes[key] = self._fixed(given)
-            self._sizes.move_to_end(key)
-            return self._sizes[key]
+            self._runs += 1
+            is_new = key not in self._sizes
+            if is_new and not self._make_room():
+                if key not in self.crowded:
+                    _log.warning('%d sizes of frames are in use: %s runs slower', MOST_SIZES, key)
+                self.crowded[key] = self.crowded.get(key, 0) + 1
+                return None
+            slot = self._sizes.setdefault(key, Slot())
+            slot.last_run = self._runs
+        if is_new:
+            try:
+                slot.session.set_result(self._fixed(given))
+            except BaseException as error:
+                with self._lock:
+                    del self._sizes[key]
+                slot.session.set_exception(error)
+        return slot.session.result()
+
+    def _make_room(self) -> bool:
+        """Whether one more size may have a session; drops the one not used for longest."""
+        if len(self._sizes) < MOST_SIZES:
+            return True
+        made = [key for key, slot in self._sizes.items() if slot.session.done()]
+        oldest = min(made, key=lambda key: self._sizes[key].last_run, default=None)
+        if oldest is None or self._runs - self._sizes[oldest].last_run <= IDLE_RUNS:
+            return False
+        del self._sizes[oldest]
+        return True
 
     def _fixed(self, given: dict[str, np.ndarray]) -> FixedSize:
         """With a CUDA graph, or where the runtime cannot capture one, without."""
@@ -207,6 +253,14 @@ class OnnxBackend:
         # It takes frames of any size, for which TensorRT would build engines again and again.
         wanted = [name for name in self._wanted if not name.startswith('Tensorrt')]
         return self._open(path, wanted=wanted)
+
+
+@dataclass
+class Slot:
+    """One size's session, or that it is being made, and when it last ran."""
+
+    session: Future[FixedSize] = field(default_factory=Future)
+    last_run: int = 0
 
 
 class FixedSize:

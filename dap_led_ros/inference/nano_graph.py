@@ -1,0 +1,97 @@
+"""nano in the operations that ONNX Runtime runs fast on a CPU; the same function of the frame.
+
+nano's convolutions run at the processor's limit; what stands between them took a fifth of the
+time. README.md in this folder has what each change brought.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dap_led_ros.models.nano import SIZE_MULTIPLE, Nano
+
+
+class NanoGraph(nn.Module):
+    """A Nano to export; its parameters keep their names."""
+
+    def __init__(self, network: Nano) -> None:
+        super().__init__()
+        self.config = network.config
+        # Convolutions on the frame itself in place of those on its 2x2 cells: to cut a frame into
+        # cells takes longer than a convolution, and 12 features fill no vector registers.
+        self.stem = _on_frame(network.stem)
+        self.detail = _on_frame(network.detail)
+        for name in ('encoder4', 'down8', 'encoder8', 'down16', 'encoder16', 'gate', 'attention'):
+            setattr(self, name, getattr(network, name))
+        self.up8, self.add8 = Grow(network.up8), _add(network.up8)
+        self.up4, self.add4 = Grow(network.up4), _add(network.up4)
+        self.up2, self.add2 = Grow(network.up2), _add(network.up2)
+        self.decoder8, self.decoder4 = network.decoder8, network.decoder4
+        self.head = network.head
+
+    def forward(self, frame: Tensor) -> Tensor:
+        """Enhance (B, 3, H, W) in [0, 1]; see Nano.enhance_and_gate()."""
+        height, width = frame.shape[-2:]
+        border = (0, -width % SIZE_MULTIPLE, 0, -height % SIZE_MULTIPLE)
+        frame = functional.pad(frame, border, mode='replicate')
+
+        x4 = self.encoder4(functional.relu(self.stem(frame)))
+        x8 = self.encoder8(functional.relu(self.down8(x4)))
+        x16 = self.encoder16(functional.relu(self.down16(x8)))
+        scene = x16.mean((2, 3), keepdim=True)
+        spread = torch.sqrt(((x16 - scene) ** 2).mean((2, 3), keepdim=True) + 1e-6)
+        gate = self.gate(torch.cat([scene, spread], dim=1))
+        x16 = x16 * self.attention(scene)
+
+        x8 = self.decoder8(self.add8(self.up8(x16)) + x8)
+        x4 = self.decoder4(self.add4(self.up4(x8)) + x4)
+        x2 = functional.relu(self.add2(self.up2(x4)) + self.detail(frame))
+        gain, residual = self.head(x2).split((3, 12), dim=1)
+        opening = torch.sigmoid(self.config.gate_slope * (gate - self.config.gate_threshold))
+        # One pass over what is small, and not several over the frame.
+        gain = functional.interpolate(1 + opening * gain, scale_factor=2.0, mode='nearest')
+        enhanced = frame * gain + functional.pixel_shuffle(opening * residual, 2)
+        return enhanced[..., :height, :width]
+
+
+class Grow(nn.Module):
+    """A 1x1 convolution and a 2x pixel shuffle, moving all features of a pixel at once."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        weight, bias = (
+            tensor.unflatten(0, (-1, 4)).transpose(0, 1).flatten(0, 1)  # cell before feature
+            for tensor in (conv.weight, conv.bias)
+        )
+        self.weight, self.bias = nn.Parameter(weight, False), nn.Parameter(bias, False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C', 2 H, 2 W)."""
+        x = functional.conv2d(x, self.weight, self.bias).permute(0, 2, 3, 1)
+        batch, height, width, features = x.shape
+        x = x.reshape(batch, height, width, 2, 2, features // 4).transpose(2, 3)
+        return x.reshape(batch, 2 * height, 2 * width, features // 4).permute(0, 3, 1, 2)
+
+
+def _on_frame(conv: nn.Conv2d) -> nn.Conv2d:
+    """For a convolution on 2x2 cells (12 features) that on the frame which gives the same."""
+    weight = functional.pixel_shuffle(conv.weight, 2)
+    stride, padding = 2 * conv.stride[0], 2 * conv.padding[0]
+    same = nn.Conv2d(3, len(weight), weight.shape[-1], stride, padding)
+    same.weight, same.bias = nn.Parameter(weight, False), conv.bias
+    return same
+
+
+def _add(grow: nn.Conv2d) -> nn.Conv2d:
+    """A 1x1 convolution that changes nothing, behind a pixel shuffle.
+
+    ONNX Runtime has a layout of its own for convolutions. In it a sum costs nothing if each of its
+    terms comes from a convolution, which a pixel shuffle is not; nor did the sums behind it, in
+    the residual blocks, stay in that layout.
+    """
+    width = grow.out_channels // 4
+    same = nn.Conv2d(width, width, 1, bias=False)
+    same.weight = nn.Parameter(torch.eye(width)[:, :, None, None], False)
+    return same
