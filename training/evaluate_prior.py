@@ -8,6 +8,8 @@ blur. Printed for each prior:
 * for a CLIP, the zero-shot accuracy over four classes: clean (untouched), dark (exposure <= 0.2,
   not blurred), blurry (path >= 7 px, not darkened), and both. A frame is given to the prompt whose
   embedding is nearest;
+* the share of the frames of each class whose joint score is on the right side of a half, for the
+  CLIP's own prompts and for those of --prompts;
 * on half-degraded frames, the share of frames whose heat-map is higher on the degraded half;
 * for the distilled prior, Pearson's correlation with the CLIP's maps and scores.
 """
@@ -87,6 +89,16 @@ def zero_shot(config: PriorConfig, frames: LabelledFrames) -> Figures:
         'frames': len(every),
         **{name: float(np.mean(values)) for name, values in right.items()},
     }
+
+
+def right_side(prior: nn.Module, frames: LabelledFrames) -> Figures:
+    """Share of the frames of each class whose joint score says clean, or degraded, as they are."""
+    right: dict[str, list[bool]] = {name: [] for name in CLASSES}
+    for frame, label in zip(tqdm(frames.frames, leave=False), frames.labels):
+        if truth := class_of(label):
+            score = float(prior(to_tensor(frame)).scores[0, NAMES.index('joint')])
+            right[truth].append((score > 0.5) == (truth != 'clean'))
+    return {name: float(np.mean(values)) for name, values in right.items()}
 
 
 def half_degraded(prior: nn.Module, frames: LabelledFrames, count: int = 100) -> Figures:
@@ -176,6 +188,9 @@ def main(arguments: list[str] | None = None) -> None:
         metavar=('PHOTOGRAPH', 'FIGURE'),
         help='draw heat-maps of a photograph',
     )
+    parser.add_argument(
+        '--prompts', nargs='+', default=[], metavar='FILE', help='learned by train_clip_lit'
+    )
     parser.add_argument('--json', type=Path, help='write the figures here too')
     options = parser.parse_args(arguments)
     cv2.setNumThreads(1)
@@ -205,6 +220,12 @@ def main(arguments: list[str] | None = None) -> None:
     figures[options.clip]['zero_shot'] = found = zero_shot(clip, classes)
     print(f'zero-shot accuracy of {options.clip} over {found["frames"]} frames: ', end='')
     print(f'{found["accuracy"]:.3f} (' + ', '.join(f'{c} {found[c]:.3f}' for c in CLASSES) + ')')
+    for prompts in (None, *options.prompts):
+        learned = PriorConfig('learned', options.clip, prompts=prompts) if prompts else clip
+        found = right_side(build_prior(learned), classes)
+        figures.setdefault(prompts or options.clip, {})['joint'] = found
+        shares = ', '.join(f'{c} {found[c]:.3f}' for c in CLASSES)
+        print(f'joint score of {prompts or options.clip} on the right side of 0.5: {shares}')
     if 'distilled' in priors:
         like = imitation(priors['distilled'], priors[options.clip], mixed)
         figures['distilled']['imitation'] = like

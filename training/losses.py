@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from dap_led_ros.priors.clip import ClipPrior
 
-POLARITIES = ('degraded', 'clean')
+POLARITIES = ('degraded', 'clean', 'pair')
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class LossWeights:
     identity_normalized: bool = True
     """The distance of unit embeddings; else of embeddings as they come, as eq. 5 is written."""
     polarity: str = 'degraded'
-    """Eq. 6: away from the degraded prompt, or towards its `clean` antonym."""
+    """Eq. 6: away from the degraded prompt, or towards its `clean` antonym; pair: both, as a
+    probability (CLIP-LIT eq. 3)."""
 
     def __post_init__(self) -> None:
         """Refuse a polarity that there is not.
@@ -108,11 +109,27 @@ def clip(enhanced: Tensor, judge: ClipPrior, polarity: str = 'degraded') -> Tens
     """Cosine to the joint prompt (DAP-LED eq. 6), with the sign that training can minimize.
 
     The prompt describes the degraded input, so the cosine itself is to fall. With `clean`, its
-    antonym's cosine is to rise.
+    antonym's cosine is to rise. With `pair`, the probability of the degraded one is to fall.
     """
-    embedded = functional.normalize(judge.embed(enhanced), dim=-1)
+    return clip_of_embedding(judge.embed(enhanced), judge, polarity)
+
+
+def clip_of_embedding(embedded: Tensor, judge: ClipPrior, polarity: str) -> Tensor:
+    """clip() of frames that are embedded already: (B, D)."""
+    embedded = functional.normalize(embedded, dim=-1)
+    if polarity == 'pair':
+        return degradedness(embedded, judge.texts[0], judge.logit_scale).mean()
     degraded, clean = judge.texts[0]
     return ((embedded @ degraded) if polarity == 'degraded' else -(embedded @ clean)).mean()
+
+
+def degradedness(embedded: Tensor, pair: Tensor, scale: Tensor) -> Tensor:
+    """S of CLIP-LIT eq. 6: unit embeddings (B, D), prompts (2, D) -> (B,) in [0, 1].
+
+    :param scale: the CLIP's own factor on cosines. The paper's equations leave it out; without it
+        S stays between 0.12 and 0.88, and their margin of 0.9 is out of reach.
+    """
+    return (scale * embedded @ pair.T).softmax(-1)[:, 0]
 
 
 def weighted_terms(

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from dap_led_ros.inference import checkpoint
 from dap_led_ros.inference.priors import build_prior
-from dap_led_ros.models import dap_led, nano
+from dap_led_ros.models import dap_led, nafnet, nano
 from dap_led_ros.models.dap_led import DapLed, DapLedConfig
-from dap_led_ros.models.nano import Nano
+from dap_led_ros.models.nafnet import Nafnet
+from dap_led_ros.models.nano import Nano, NanoConfig
 from dap_led_ros.priors import PriorConfig
 from dap_led_training import configuration, loop, losses
 from dap_led_training.data.batches import Batches, Stage
@@ -31,7 +32,7 @@ from dap_led_training.degradation.night_blur import NightBlurConfig
 from dap_led_training.loop import LoopConfig
 from dap_led_training.losses import LossWeights
 
-PRESETS = {**nano.PRESETS, **dap_led.PRESETS}
+PRESETS = {**nano.PRESETS, **dap_led.PRESETS, **nafnet.PRESETS}
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class TrainConfig:
     """A recipe; see configs/."""
 
     network: str
-    """A preset: paper, base, small or tiny of DAP-LED, nano or nano-tiny."""
+    """A preset: paper, base, small or tiny of DAP-LED, nano, nafnet, nano-tiny or nafnet-tiny."""
     data: DataConfig
     stages: list[Stage]
     options: dict[str, Any] = field(default_factory=dict)
@@ -72,19 +73,24 @@ class EnhanceRecipe(nn.Module):
     def __init__(self, config: TrainConfig) -> None:
         super().__init__()
         self.config = config
-        self.network = create(config)
+        preset = PRESETS[config.network]
+        controlled = config.prior.kind == 'controller' and not isinstance(preset, NanoConfig)
+        guided = controlled or isinstance(preset, DapLedConfig)
+        with torch.random.fork_rng([]):  # a network begins with the same weights under any prior
+            prior = build_prior(config.prior) if guided else None
+        self.network = create(config, prior.visual.output_dim if controlled else 0)
         if isinstance(self.network, DapLed):
             self.network.checkpointing = config.checkpointing
         for name, parameter in self.network.named_parameters():
             parameter.requires_grad_(name.startswith(config.only))
         if not any(parameter.requires_grad for parameter in self.network.parameters()):
             raise ValueError(f'only: no parameter of {config.network} begins with {config.only!r}')
-        guided = isinstance(self.network, DapLed)
-        prior = build_prior(config.prior) if guided else None
         judge = None
         if config.losses.identity or config.losses.clip:
-            alike = dataclasses.replace(config.prior, kind='clip')
-            judge = prior if alike == config.prior and guided else build_prior(alike)
+            alike = config.prior
+            if alike.kind != 'learned':
+                alike = dataclasses.replace(alike, kind='clip')
+            judge = prior if alike == config.prior and prior else build_prior(alike)
         # In a tuple, so that checkpoints do not hold what never changes.
         self._frozen = (prior, judge)
 
@@ -93,12 +99,12 @@ class EnhanceRecipe(nn.Module):
         degraded, target = _to_network(degraded), _to_network(target)
         prior, judge = (m.to(degraded.device) if m else None for m in self._frozen)
         gate = None
-        if prior:
-            guide = self.config.prior.guide
-            enhanced = self.network(degraded, prior(degraded).heatmaps[:, guide : guide + 1])
-        else:
+        if isinstance(self.network, Nano):
             enhanced, gate = self.network.enhance_and_gate(degraded)
             gate = gate.float()
+        else:
+            given = checkpoint.guidance(self.network.config, prior, degraded)
+            enhanced = self.network(degraded, *given)
         # Three channels pool faster on a CPU when each is a plane of its own.
         planes = (frames.float().contiguous() for frames in (degraded, enhanced, target))
         return losses.weighted_terms(self.config.losses, *planes, gate=gate, judge=judge)
@@ -108,9 +114,10 @@ class EnhanceRecipe(nn.Module):
         checkpoint.save(network, path, self._frozen[0])
 
 
-def create(config: TrainConfig) -> Nano | DapLed:
+def create(config: TrainConfig, embedding: int = 0) -> Nano | DapLed | Nafnet:
     """The network of a recipe, with new weights.
 
+    :param embedding: D of the controller's embeddings, where there is one.
     :raises ValueError: an option that the preset does not have.
     """
     preset = PRESETS[config.network]
@@ -118,9 +125,10 @@ def create(config: TrainConfig) -> Nano | DapLed:
         raise ValueError('options.prior: write it beside options, as prior')
     fields = {**loop.as_plain(preset), **config.options}
     changed = configuration.build(fields, type(preset), f'options of {config.network}')
-    if isinstance(changed, DapLedConfig):
-        return DapLed(dataclasses.replace(changed, prior=config.prior))
-    return Nano(changed)
+    if isinstance(changed, NanoConfig):
+        return Nano(changed)
+    changed = dataclasses.replace(changed, prior=config.prior, embedding=embedding)
+    return DapLed(changed) if isinstance(changed, DapLedConfig) else Nafnet(changed)
 
 
 def train(config: TrainConfig, out: Path, initial: Path | None = None) -> Path:

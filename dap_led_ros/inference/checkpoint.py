@@ -1,7 +1,8 @@
 """Checkpoints: a network's weights and its configuration in one safetensors file.
 
 A DAP-LED's checkpoint also holds what its CLIP prior needs besides the image tower, the embedded
-prompts; the image tower itself stays where the CLIP is. Loading executes nothing of the file.
+prompts and the controller; the image tower itself stays where the CLIP is. A refiner's also holds
+its base, whole. Loading executes nothing of the file.
 """
 
 from __future__ import annotations
@@ -11,49 +12,90 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dap_led_ros.inference.priors import build_prior
+from dap_led_ros.inference.refined import OnnxBase, Refined
 from dap_led_ros.models.dap_led import DapLed, DapLedConfig
+from dap_led_ros.models.devudp import Devudp, DevudpConfig
+from dap_led_ros.models.illumination import Illumination, IlluminationConfig
+from dap_led_ros.models.nafnet import Nafnet, NafnetConfig
 from dap_led_ros.models.nano import Nano, NanoConfig
+from dap_led_ros.models.refiner import Refiner, RefinerConfig
 from dap_led_ros.priors import PriorConfig
 from dap_led_ros.priors.clip import ClipPrior
 
-NETWORKS = {'DapLed': (DapLed, DapLedConfig), 'Nano': (Nano, NanoConfig)}
-CACHED = ('texts', 'logit_scale')
+NETWORKS = {
+    'DapLed': (DapLed, DapLedConfig),
+    'Devudp': (Devudp, DevudpConfig),
+    'Illumination': (Illumination, IlluminationConfig),
+    'Nafnet': (Nafnet, NafnetConfig),
+    'Nano': (Nano, NanoConfig),
+    'Refiner': (Refiner, RefinerConfig),
+}
+CACHED = ('texts', 'logit_scale', 'controller.')
+"""How the names of a prior's tensors begin that a checkpoint holds."""
 
 
 class Guided(nn.Module):
-    """A DAP-LED with its prior: frames in, enhanced frames out."""
+    """A network with its prior: frames in, enhanced frames out."""
 
-    def __init__(self, network: DapLed, prior: nn.Module) -> None:
+    def __init__(self, network: DapLed | Nafnet, prior: nn.Module) -> None:
         super().__init__()
         self.network = network
         self.prior = prior
 
     def forward(self, frame: Tensor) -> Tensor:
         """Enhance (B, 3, H, W) in [0, 1]; not clamped."""
-        guide = self.network.config.prior.guide
-        return self.network(frame, self.prior(frame).heatmaps[:, guide : guide + 1])
+        return self.network(frame, *guidance(self.network.config, self.prior, frame))
+
+
+def guidance(config: Any, prior: nn.Module | None, frame: Tensor) -> list[Tensor]:
+    """What a network of this configuration takes besides the frame.
+
+    A DAP-LED: the heat-map (B, 1, h, w). Whatever has a controller: its embeddings (B, 2, D).
+    """
+    given = []
+    if isinstance(config, DapLedConfig):
+        given.append(prior(frame).heatmaps[:, config.prior.guide : config.prior.guide + 1])
+    if config.embedding:
+        given.append(prior.embeddings(frame))
+    return given
 
 
 def save(network: nn.Module, path: Path, prior: nn.Module | None = None) -> None:
     """Write a network, and what its prior needs of the prompts."""
-    tensors = dict(network.state_dict())
-    described: dict[str, Any] = {
-        'network': type(network).__name__,
-        'config': dataclasses.asdict(network.config),
-    }
-    if isinstance(prior, ClipPrior):
-        described['tower'] = prior.fingerprint
-        tensors |= {f'prior.{name}': getattr(prior, name) for name in CACHED}
+    tensors, described = _packed(network, prior)
     save_file(
         {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()},
         path,
         metadata={'dap_led_ros': json.dumps(described)},
     )
+
+
+def _packed(
+    network: nn.Module, prior: nn.Module | None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and description of a network; those of a refiner's base stand under `base`."""
+    if isinstance(network, Guided):
+        return _packed(network.network, network.prior)
+    if isinstance(network, OnnxBase):
+        content = torch.frombuffer(bytearray(network.content), dtype=torch.uint8)
+        return {'onnx': content}, {'network': 'onnx'}
+    if isinstance(network, Refined):
+        tensors, described = _packed(network.refiner, network.prior)
+        base, described['base'] = _packed(network.base, None)
+        return tensors | {f'base.{name}': tensor for name, tensor in base.items()}, described
+    tensors = dict(network.state_dict())
+    described = {'network': type(network).__name__, 'config': dataclasses.asdict(network.config)}
+    if isinstance(prior, ClipPrior):
+        described['tower'] = prior.fingerprint
+        kept = prior.state_dict().items()
+        tensors |= {f'prior.{n}': tensor for n, tensor in kept if n.startswith(CACHED)}
+    return tensors, described
 
 
 def load(path: Path) -> nn.Module:
@@ -74,26 +116,43 @@ def load(path: Path) -> nn.Module:
             f'{path} does not say which network it is: give a checkpoint that '
             'dap_led_training.train wrote'
         )
-    cached = {name: tensors.pop(f'prior.{name}', None) for name in CACHED}
     try:
         described = json.loads(metadata)
+    except ValueError as error:
+        raise ValueError(f'{path} is damaged: {error}') from None
+    return _unpacked(path, described, tensors).eval().requires_grad_(False)
+
+
+def _unpacked(path: Path, described: dict[str, Any], tensors: dict[str, Tensor]) -> nn.Module:
+    """The opposite of _packed()."""
+    names = [name for name in tensors if name.startswith('prior.')]
+    cached = {name.removeprefix('prior.'): tensors.pop(name) for name in names}
+    inner = {n.removeprefix('base.'): t for n, t in tensors.items() if n.startswith('base.')}
+    try:
+        if described['network'] == 'onnx':
+            return OnnxBase(tensors['onnx'].numpy().tobytes())
         kind, config_kind = NETWORKS[described['network']]
         network = kind(_config(config_kind, described['config']))
-        network.load_state_dict(tensors)
+        base = described['base'] if kind is Refiner else None
+        network.load_state_dict({n: t for n, t in tensors.items() if not n.startswith('base.')})
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             f'{path} was written by another version of dap_led_ros, or damaged: {error}'
         ) from None
-    if isinstance(network, DapLed):
+    prior = None
+    config = network.config
+    refiner = isinstance(network, Refiner) and not config.baked
+    if isinstance(network, DapLed) or getattr(config, 'embedding', 0) or refiner:
         config = network.config.prior
-        prior = build_prior(config, cached if cached['texts'] is not None else None)
+        prior = build_prior(config, cached or None)
         if isinstance(prior, ClipPrior) and prior.fingerprint != described.get('tower'):
             raise ValueError(
                 f'{path} was trained with another image tower than the one that is now found as '
                 f'{config.clip!r}'
             )
-        network = Guided(network, prior)
-    return network.eval().requires_grad_(False)
+    if isinstance(network, Refiner):
+        return Refined(_unpacked(path, base, inner), network, prior)
+    return network if prior is None else Guided(network, prior)
 
 
 def _config(kind: type, values: dict[str, Any]) -> Any:

@@ -36,10 +36,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from dap_led_ros.inference import checkpoint, weights
 from dap_led_ros.inference.checkpoint import Guided
 from dap_led_ros.inference.enhancer import to_tensor
+from dap_led_ros.inference.nano_graph import NanoGraph
 from dap_led_ros.inference.priors import build_prior
-from dap_led_ros.models import dap_led, nano
+from dap_led_ros.inference.refined import OnnxBase, Refined
+from dap_led_ros.models import dap_led, devudp, illumination, nafnet, nano, refiner
 from dap_led_ros.models.dap_led import DapLed
+from dap_led_ros.models.devudp import Devudp
+from dap_led_ros.models.illumination import Illumination
+from dap_led_ros.models.nafnet import Nafnet
 from dap_led_ros.models.nano import Nano
+from dap_led_ros.models.refiner import Refiner
 from dap_led_ros.priors import PriorConfig
 from dap_led_ros.priors.distilled import SIZE as DISTILLED_SIZE
 from dap_led_ros.priors.distilled import DistilledPrior
@@ -53,7 +59,8 @@ BATCH = 3
 TOLERANCE = 1e-4
 PRECISIONS = ('fp32', 'fp16', 'int8')
 _ANY = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
-_FLOAT_IN_INT8 = ('stem.weight', 'detail.weight', 'head.weight', 'gate.', 'attention.')
+INT8_LAYERS = ('encoder8.', 'encoder16.')
+"""Of nano: behind them the picture itself still has a way round."""
 
 BEFORE = """
 <ir_version: 9, opset_import: ["" : 20]>
@@ -84,6 +91,14 @@ after (float[B, 3, H, W] unchanged, float[B, 3, H, W] changed, float strength)
     enhanced_frames = Transpose <perm = [0, 2, 3, 1]> (codes)
 }
 """
+FORK = """
+<ir_version: 9, opset_import: ["" : 20]>
+fork (float[B, 3, H, W] frame) => (float[B, 3, H, W] outside, float[B, 3, H, W] unchanged)
+{
+    outside = Identity(frame)
+    unchanged = Identity(frame)
+}
+"""
 
 
 def load_network(path: Path) -> Nano:
@@ -107,11 +122,18 @@ def untrained(preset: str) -> nn.Module:
     torch.manual_seed(0)
     if preset in nano.PRESETS:
         network: nn.Module = Nano(nano.PRESETS[preset])
+    elif preset in devudp.PRESETS:
+        network = Devudp(devudp.PRESETS[preset])
+    elif preset in illumination.PRESETS:
+        network = Illumination(illumination.PRESETS[preset])
+    elif preset in nafnet.PRESETS:
+        network = Nafnet(nafnet.PRESETS[preset])
     elif preset in dap_led.PRESETS:
         config = dataclasses.replace(dap_led.PRESETS[preset], prior=PriorConfig())
         network = Guided(DapLed(config), build_prior(config.prior))
     else:
-        known = ', '.join((*nano.PRESETS, *dap_led.PRESETS))
+        modules = (nano, devudp, illumination, nafnet, dap_led)
+        known = ', '.join(name for module in modules for name in module.PRESETS)
         raise ValueError(f'no preset {preset!r}: use one of {known}')
     return network.eval().requires_grad_(False)
 
@@ -136,10 +158,14 @@ def export(
     :raises ValueError: the difference is above TOLERANCE, or one grey level where the frames or
         the precision are rounded; int8 is lossy and is not held to it. Nothing is written then.
     """
+    if isinstance(network, Refined) and precision != 'fp32':
+        raise ValueError('a refiner and its base are exported as fp32 alone')
     inputs, graphs = ['frame'], {path: network}
     if prior == 'second':
         if not isinstance(network, Guided):
             raise ValueError('this network has no prior: export it without --prior second')
+        if network.network.config.embedding:
+            raise ValueError('a controller is no second graph: export it without --prior second')
         inputs.append('heatmap')
         graphs = {path: network.network, path.with_suffix('.prior.onnx'): Heatmap(network)}
     worst, parts = 0.0, {}
@@ -150,7 +176,7 @@ def export(
             kind = 'fp32' if second else precision
             core = _core(module, ['frame'] if second else inputs, kind)
             if kind == 'int8':
-                core = quantized(core, module, calibration, part)
+                core = quantized(core, calibration, part)
             takes_frames = frames and not second
             if takes_frames:
                 core = wrapped(core)
@@ -190,9 +216,11 @@ class Half(nn.Module):
         super().__init__()
         self.network = network.half()
 
-    def forward(self, frame: Tensor, heatmap: Tensor | None = None) -> Tensor:
-        """As the network's."""
-        given = () if heatmap is None else (heatmap,)
+    def forward(
+        self, frame: Tensor, guide: Tensor | None = None, more: Tensor | None = None
+    ) -> Tensor:
+        """As the network's, with as many guides as it takes."""
+        given = [one for one in (guide, more) if one is not None]
         return self.network(frame.half(), *given).float()
 
 
@@ -225,6 +253,8 @@ def _cells(size: int, count: int) -> Tensor:
 
 def _core(module: nn.Module, inputs: list[str], precision: str) -> ModelProto:
     """The graph of a module in evaluation mode."""
+    if isinstance(module, Refined) and isinstance(module.base, OnnxBase):
+        return composed(module)
     module = _exportable(module.eval(), precision)
     tensors = [torch.rand(2, 3, 64, 80), torch.rand(2, 1, 16, 16)][: len(inputs)]
     output = 'heatmap' if isinstance(module, Heatmap) else 'enhanced'
@@ -234,7 +264,9 @@ def _core(module: nn.Module, inputs: list[str], precision: str) -> ModelProto:
 
 
 def _exportable(module: nn.Module, precision: str) -> nn.Module:
-    """The module with an area interpolation that exports, in fp16 if so; itself stays as it is."""
+    """The module in operations that export and run well, in fp16 if so; itself stays as it is."""
+    if isinstance(module, Refined):
+        return Refined(_exportable(module.base, precision), module.refiner, module.prior).eval()
     if isinstance(module, Guided):
         prior = module.prior
         prior = AreaByMatrices(prior) if isinstance(prior, DistilledPrior) else prior
@@ -243,6 +275,8 @@ def _exportable(module: nn.Module, precision: str) -> nn.Module:
             guided.network = Half(copy.deepcopy(module.network))
             guided.network.config = module.network.config
         return guided.eval()
+    if isinstance(module, Nano):
+        module = NanoGraph(module).eval()
     if isinstance(module, Heatmap) and isinstance(module.prior, DistilledPrior):
         changed = copy.copy(module)
         changed._modules = {'prior': AreaByMatrices(module.prior)}
@@ -284,7 +318,11 @@ def _gelu(x: Any, approximate: str = 'none') -> Any:
 
 
 def _name_sizes(model: ModelProto) -> None:
-    """Call the free sizes B, H and W (h and w of a heat-map), for runtimes that fix them."""
+    """Call the free sizes B, H and W (h and w of a heat-map).
+
+    Whoever fixes sizes does it by these names, and torch calls the height s78 in one export and
+    the enhanced frame's Min(s78, 2*(((s78 + (PythonMod(-s78, 16)))//2))).
+    """
     for tensor in (*model.graph.input, *model.graph.output):
         names = 'BChw' if tensor.name == 'heatmap' else 'BCHW'
         for name, size in zip(names, tensor.type.tensor_type.shape.dim):
@@ -305,16 +343,72 @@ def wrapped(core: ModelProto) -> ModelProto:
     )
 
 
-def quantized(
-    core: ModelProto, module: nn.Module, calibration: Iterable[np.ndarray], part: Path
-) -> ModelProto:
-    """Convolutions in int8 with one scale a channel, calibrated on real frames.
+def composed(refined: Refined) -> ModelProto:
+    """The graph of somebody else's base and that of its refiner, in one.
 
-    The first and the last convolutions and the gate stay in fp32: they see the frame itself.
+    :raises ValueError: the base cannot be brought to our version of ONNX's operators.
     """
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+    second = convert(
+        Refinement(refined).eval(),
+        (torch.rand(2, 3, 64, 80), torch.rand(2, 3, 64, 80)),
+        ['degraded', 'restored'],
+        ['enhanced'],
+        [_ANY, _ANY],
+    )
+    base = onnx.load_model_from_string(refined.base.content)
+    try:
+        graphs = [onnx.version_converter.convert_version(one, OPSET) for one in (base, second)]
+    except Exception as error:  # onnx raises many classes of its own
+        raise ValueError(f'the base cannot be converted to opset {OPSET}: {error}') from None
+    base, fork = graphs[0], onnx.parser.parse_model(FORK)
+    batch = base.graph.input[0].type.tensor_type.shape.dim[0]
+    fork.graph.input[0].type.tensor_type.shape.dim[0].CopyFrom(batch)
+    for one in (fork, *graphs):
+        one.ir_version = IR_VERSION
+    base = onnx.compose.add_prefix(base, 'base/')
+    given, restored = f'base/{refined.base.input}', f'base/{refined.base.output}'
+    forked = onnx.compose.merge_models(fork, base, io_map=[('outside', given)])
+    merged = onnx.compose.merge_models(
+        forked, graphs[1], io_map=[('unchanged', 'degraded'), (restored, 'restored')]
+    )
+    _name_sizes(merged)
+    return merged
 
-    if not isinstance(module, Nano):
+
+class Refinement(nn.Module):
+    """A Refined without its base."""
+
+    def __init__(self, refined: Refined) -> None:
+        super().__init__()
+        self.refined = Refined(nn.Identity(), refined.refiner, refined.prior)
+
+    def forward(self, frame: Tensor, restored: Tensor) -> Tensor:
+        """Frames and what the base made of them, (B, 3, H, W) each, to the same shape."""
+        return self.refined.refine(frame, restored)
+
+
+def quantized(
+    core: ModelProto,
+    calibration: Iterable[np.ndarray],
+    part: Path,
+    layers: tuple[str, ...] = INT8_LAYERS,
+) -> ModelProto:
+    """Convolutions of a nano in int8 with one scale a channel, calibrated on real frames.
+
+    :param calibration: frames (H, W, 3), uint8 or uint16.
+    :param part: where a file may be written on the way.
+    :param layers: where the names of the parameters begin that are quantised.
+    :raises ValueError: the graph has no such layers, or there are no frames.
+    """
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
+
+    taken = [n for n in core.graph.node if any(i.startswith(layers) for i in n.input)]
+    if not taken:
         raise ValueError('int8 is for nano: the transformer loses too much and gains no speed')
     frames = [to_tensor(frame) for frame in calibration]
     if not frames:
@@ -327,16 +421,17 @@ def quantized(
             frame = next(self.left, None)
             return None if frame is None else {'frame': frame}
 
-    kept = [n.name for n in core.graph.node if any(i.startswith(_FLOAT_IN_INT8) for i in n.input)]
     quantize_static(
         core,
         part,
         Frames(),
         quant_format=QuantFormat.QDQ,
         op_types_to_quantize=['Conv'],
+        nodes_to_quantize=[node.name for node in taken],
         per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
         reduce_range=True,  # without VNNI, products of 8 bit saturate
-        nodes_to_exclude=kept,
     )
     return onnx.load(part)
 
@@ -344,6 +439,8 @@ def quantized(
 def metadata(network: nn.Module, precision: str, frames: bool) -> dict[str, str]:
     """What a file says of itself; see inference/info.py."""
     inner = network.network if isinstance(network, Guided) else network
+    if isinstance(network, Refined):
+        inner = network.refiner
     config = getattr(inner, 'config', None)
     described = {
         'producer': 'dap_led_ros',
@@ -355,23 +452,35 @@ def metadata(network: nn.Module, precision: str, frames: bool) -> dict[str, str]
         'revision': revision(),
         'gmac_per_megapixel': f'{gmac_per_megapixel(network):.4g}',
     }
+    if isinstance(network, Refined):
+        described['base'] = _preset(getattr(network.base, 'config', None))
+        described['prior'] = 'baked' if config.baked else config.prior.clip
     if isinstance(inner, DapLed):
         prior = config.prior
         described['prior'] = (
             f'{prior.clip}, {prior.dense_mode}' if prior.kind == 'clip' else prior.kind
         )
-        described['prompts'] = prior.prompts
+        described['prompts'] = Path(prior.prompts).name  # of learned ones: the file's
+    elif getattr(config, 'embedding', 0):
+        described['prior'] = config.prior.kind
     return described
 
 
 def gmac_per_megapixel(network: nn.Module) -> float:
-    """1e9 multiply-accumulates for 1e6 pixels, without the prior."""
+    """1e9 multiply-accumulates for 1e6 pixels, without the prior and a base that is ONNX."""
+    if isinstance(network, Refined):
+        parts = [network.refiner, *([] if isinstance(network.base, OnnxBase) else [network.base])]
+        return sum(map(gmac_per_megapixel, parts))
     inner = network.network if isinstance(network, Guided) else network
     side = 512
     inner = copy.deepcopy(inner).to('meta')
     given = [torch.empty(1, 3, side, side, device='meta')]
     if isinstance(inner, DapLed):
         given.append(torch.empty(1, 1, 16, 16, device='meta'))
+    if isinstance(inner, Refiner):
+        given *= 2
+    if embedding := getattr(getattr(inner, 'config', None), 'embedding', 0):
+        given.append(torch.empty(1, 2, embedding, device='meta'))
     counter = FlopCounterMode(display=False)
     with counter, torch.inference_mode():
         inner(*given)
@@ -380,10 +489,19 @@ def gmac_per_megapixel(network: nn.Module) -> float:
 
 def _preset(config: object) -> str:
     """Name of a configuration; its prior does not matter."""
-    for name, preset in {**nano.PRESETS, **dap_led.PRESETS}.items():
+    known = {
+        **nano.PRESETS,
+        **devudp.PRESETS,
+        **illumination.PRESETS,
+        **nafnet.PRESETS,
+        **refiner.PRESETS,
+        **dap_led.PRESETS,
+    }
+    for name, preset in known.items():
         if type(preset) is type(config):
-            prior = {'prior': config.prior} if hasattr(config, 'prior') else {}
-            if dataclasses.replace(preset, **prior) == config:
+            of_prior = ('prior', 'prior_width', 'embedding', 'baked')
+            changed = {one: getattr(config, one) for one in of_prior if hasattr(config, one)}
+            if dataclasses.replace(preset, **changed) == config:
                 return name
     return 'custom'
 
@@ -413,15 +531,17 @@ def parity(
     """
     session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
     names = [one.name for one in session.get_inputs()]
+    batch = session.get_inputs()[0].shape[0]
+    batch = batch if isinstance(batch, int) else BATCH  # fixed: a refiner's base fixes it
     rng = np.random.default_rng(0)
     worst = 0.0
     for size in sizes:
-        codes = rng.integers(0, 26, (BATCH, *size, 3), dtype=np.uint8)
+        codes = rng.integers(0, 26, (batch, *size, 3), dtype=np.uint8)
         frame = np.ascontiguousarray(codes.transpose(0, 3, 1, 2)).astype(np.float32) / 255
         given = {
             'frame': frame,
             'frames': codes,
-            'heatmap': rng.random((BATCH, 1, 15, 20), dtype=np.float32),
+            'heatmap': rng.random((batch, 1, 15, 20), dtype=np.float32),
             'strength': np.ones((), np.float32),
         }
         tensors = [frame, *(given[n] for n in names if n == 'heatmap')]

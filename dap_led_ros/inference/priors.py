@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from dap_led_ros.inference import weights
 from dap_led_ros.priors import PriorConfig
 from dap_led_ros.priors.clip import PROMPT_PAIRS, ClipPrior
+from dap_led_ros.priors.controller import Controller, ControllerPrior
 from dap_led_ros.priors.distilled import DistilledPrior
 from dap_led_ros.priors.handcrafted import HandcraftedPrior, NoPrior
 
@@ -21,10 +24,12 @@ OPEN_CLIP_WEIGHTS = ('open_clip_model.safetensors', 'open_clip_pytorch_model.bin
 def build_prior(config: PriorConfig, cached: dict[str, Tensor] | None = None) -> nn.Module:
     """A frozen prior in evaluation mode.
 
-    :param cached: `texts` and `logit_scale` of a checkpoint; without them the prompts are embedded
-        now, which needs the text tower.
-    :raises FileNotFoundError: the CLIP's weights are not there; says which and where to put them.
+    :param cached: `texts`, `logit_scale` and `controller.*` of a checkpoint; without them the
+        prompts are embedded now, which needs the text tower, and the controller is read.
+    :raises FileNotFoundError: the CLIP's weights, the controller's, or learned prompts are not
+        there; says which and where to put them.
     :raises RuntimeError: open_clip is not installed.
+    :raises ValueError: the file of the controller or of the prompts is none, or of another CLIP.
     """
     if config.kind == 'none':
         return NoPrior()
@@ -40,7 +45,73 @@ def build_prior(config: PriorConfig, cached: dict[str, Tensor] | None = None) ->
     else:
         texts, scale = embed_prompts(clip, PROMPT_PAIRS), clip.logit_scale.detach().exp()
     antonyms = config.prompts != 'joint'
-    return ClipPrior(clip.visual, texts, float(scale), config.dense_mode, antonyms)
+    parts = (clip.visual, texts, float(scale), config.dense_mode, antonyms)
+    if config.kind == 'controller':
+        controller = Controller(clip.visual)
+        _load_controller(controller, cached, config, ClipPrior(*parts).fingerprint)
+        return ControllerPrior(*parts, controller=controller)
+    prior = ClipPrior(*parts)
+    if config.kind == 'learned' and not cached:
+        prior.texts[0] = load_prompts(Path(config.prompts).expanduser(), prior)
+    return prior
+
+
+def save_prompts(path: Path, pair: Tensor, prior: ClipPrior, **more: Tensor) -> None:
+    """Write a learned pair (2, D), degraded and clean, and what else to keep beside it."""
+    tensors = {'pair': pair, **more}
+    save_file(
+        {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()},
+        path,
+        metadata={'tower': str(prior.fingerprint)},
+    )
+
+
+def load_prompts(path: Path, prior: ClipPrior) -> Tensor:
+    """The learned pair (2, D) of a file, for the image tower of a prior.
+
+    :raises FileNotFoundError: there is no such file.
+    :raises ValueError: the file holds no prompts, or those of another tower.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'no learned prompts {path}: give the prompts.safetensors that '
+            'dap_led_training.train_clip_lit wrote'
+        )
+    try:
+        with safe_open(path, 'pt') as file:
+            pair, tower = file.get_tensor('pair'), (file.metadata() or {}).get('tower')
+    except SafetensorError as error:
+        raise ValueError(f'{path} holds no learned prompts: {error}') from None
+    if tower != str(prior.fingerprint):
+        raise ValueError(f'{path} was learned with another CLIP than prior.clip names')
+    return pair
+
+
+def _load_controller(
+    controller: Controller, cached: dict[str, Tensor] | None, config: PriorConfig, tower: int
+) -> None:
+    """The weights from a checkpoint or from the controller's own file; see build_prior()."""
+    path, of = Path(config.controller).expanduser(), tower
+    if cached:
+        tensors = {k.removeprefix('controller.'): v for k, v in cached.items()}
+        tensors = {k: tensors[k] for k in controller.state_dict()}
+    elif not path.is_file():
+        raise FileNotFoundError(
+            f'prior.controller: no file {config.controller!r}: give the weights.safetensors that '
+            'dap_led_training.train_da_clip wrote'
+        )
+    else:
+        try:
+            with safe_open(path, 'pt') as file:
+                of = json.loads((file.metadata() or {})['dap_led_ros'])['controller of']
+            tensors = load_file(path)
+        except (SafetensorError, KeyError) as error:
+            raise ValueError(f'prior.controller: {path} holds no controller ({error})') from None
+    if of != tower:
+        raise ValueError(
+            f'{path} controls another image tower than the one that is found as {config.clip!r}'
+        )
+    controller.load_state_dict(tensors)
 
 
 def load_clip(config: PriorConfig) -> nn.Module:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from dap_led_ros.models.injection import ContentAttention, DegradationPrompts, modulated
 from dap_led_ros.priors import PriorConfig
 
 MODULATIONS = ('conv', 'depthwise')
@@ -41,6 +42,8 @@ class DapLedConfig:
     unshuffle: int = 1
     """1: works at full size, as the paper. 2: on 2x2 cells of the frame, several times faster."""
     prior: PriorConfig = field(default_factory=PriorConfig)
+    embedding: int = 0
+    """D of the embeddings of a DA-CLIP controller, which guides the network too; 0: none."""
 
     def __post_init__(self) -> None:
         """Refuse values that no branch knows.
@@ -181,7 +184,8 @@ class DapLed(nn.Module):
     """The network; see the module's description.
 
     Input: frames (B, 3, H, W), RGB, [0, 1], any H and W >= 16, and a heat-map (B, 1, h, w) in
-    [0, 1] that covers the whole frame. Output: the enhanced frames, not clamped.
+    [0, 1] that covers the whole frame; with a controller also its unit embeddings e_c and e_d
+    (B, 2, D). Output: the enhanced frames, not clamped.
     """
 
     def __init__(self, config: DapLedConfig) -> None:
@@ -219,8 +223,12 @@ class DapLed(nn.Module):
             ]
         )
         self.head = nn.Conv2d(wide, cells, 3, padding=1, bias=False)
+        if config.embedding:  # last, so that all else begins as it does without
+            levels = [*widths, widths[2], widths[1], wide]
+            self.prompts = DegradationPrompts(config.embedding, levels)
+            self.content = ContentAttention(config.embedding, widths[3])
 
-    def forward(self, frame: Tensor, heatmap: Tensor) -> Tensor:
+    def forward(self, frame: Tensor, heatmap: Tensor, embeddings: Tensor | None = None) -> Tensor:
         """Enhance (B, 3, H, W) under the guidance of (B, 1, h, w)."""
         height, width = frame.shape[-2:]
         multiple = 8 * self.config.unshuffle
@@ -232,7 +240,9 @@ class DapLed(nn.Module):
         if self.config.unshuffle > 1:
             weight = functional.avg_pool2d(weight, self.config.unshuffle)
         residual = self._residual(
-            functional.pixel_unshuffle(padded, self.config.unshuffle), weight.to(frame.dtype)
+            functional.pixel_unshuffle(padded, self.config.unshuffle),
+            weight.to(frame.dtype),
+            None if embeddings is None else embeddings.to(frame.dtype),
         )
         enhanced = padded + functional.pixel_shuffle(residual, self.config.unshuffle)
         return enhanced[..., :height, :width]  # I^ = I + R
@@ -242,7 +252,9 @@ class DapLed(nn.Module):
             return functional.interpolate(heatmap.float(), size, mode='nearest')
         return functional.interpolate(heatmap.float(), size, mode='bilinear', align_corners=False)
 
-    def _residual(self, frame: Tensor, weight: Tensor) -> Tensor:
+    def _residual(self, frame: Tensor, weight: Tensor, embeddings: Tensor | None) -> Tensor:
+        guided = embeddings is not None
+        modulations = self.prompts(embeddings[:, 1]) if guided else [None] * 7
         features = self.stem(frame)  # F_in
         priors = [features * weight]  # F_weight, eq. 1
         for downsample in self.pyramid:
@@ -254,13 +266,16 @@ class DapLed(nn.Module):
                 skips.append(features)
                 features = self.down[level - 1](features)
             features = features + self.guidance[level](priors[level])
+            features = modulated(features, modulations[level])
+            if guided and level == 3:
+                features = self.content(features, embeddings[:, 0])
             for block in blocks:
                 features = self._run(block, features)  # in the end F_latent
 
         for step, blocks in enumerate(self.decoder):
             level = 2 - step
             features = torch.cat([self.up[step](features), skips[level]], dim=1)
-            features = self.reduce[step](features)
+            features = modulated(self.reduce[step](features), modulations[4 + step])
             for block in blocks:
                 features = self._run(block, features, priors[level])
         return self.head(features)  # R

@@ -17,7 +17,7 @@ from torch import Tensor
 NAMES = ('joint', 'low_light', 'blur')
 """The K = 3 things that every prior estimates, in this order."""
 
-KINDS = ('clip', 'distilled', 'handcrafted', 'none')
+KINDS = ('clip', 'learned', 'controller', 'distilled', 'handcrafted', 'none')
 PROMPTS = ('joint_antonyms', 'joint', 'low_light', 'blur')
 DENSE_MODES = ('last', 'maskclip', 'vv')
 
@@ -47,17 +47,21 @@ class PriorConfig:
     """Which prior, and how its heat-maps are read (restoration gaps of DAP-LED, section III-B)."""
 
     kind: str = 'clip'
-    """clip; distilled: a small network that imitates degradation-clip-tiny; handcrafted:
+    """clip; learned: a CLIP with a learned pair of prompts; controller: a CLIP with DA-CLIP's
+    controller; distilled: a small network that imitates degradation-clip-tiny; handcrafted:
     luminance and local sharpness; none: 1 everywhere."""
     clip: str = 'degradation-clip-tiny'
     """The CLIP that ships, a folder that open_clip reads, or a name that open_clip knows."""
     weights: str = ''
     """For a name that open_clip knows: the path of its weights, or a tag to download."""
+    controller: str = ''
+    """For the kind controller: the path of what dap_led_training.train_da_clip wrote."""
     prompts: str = 'joint_antonyms'
     """What guides the network. joint: the cosine to "This is a low-light and blurry image.",
     as the paper writes it. joint_antonyms: the same against "This is a bright and sharp image.",
     which spreads the narrow range of cosines over [0, 1]. low_light and blur: one of the two
-    degradations, against its antonym (paper Table III)."""
+    degradations, against its antonym (paper Table III). For the kind learned: the path of the
+    pair that dap_led_training.train_clip_lit wrote, which takes the place of joint_antonyms."""
     dense_mode: str = 'last'
     """Dense tokens: last: the output of the last block, as the paper reads; maskclip: the value
     path of the last block alone; vv: the last block with value-value attention."""
@@ -67,9 +71,15 @@ class PriorConfig:
 
         :raises ValueError: see there.
         """
+        learned = self.kind == 'learned'
+        if learned and self.prompts in PROMPTS:
+            raise ValueError(
+                'prior.prompts: give the prompts.safetensors that dap_led_training.train_clip_lit '
+                'wrote'
+            )
         for name, known in (
             ('kind', KINDS),
-            ('prompts', PROMPTS),
+            ('prompts', (self.prompts,) if learned else PROMPTS),
             ('dense_mode', DENSE_MODES),
         ):
             if getattr(self, name) not in known:
@@ -78,4 +88,5 @@ class PriorConfig:
     @property
     def guide(self) -> int:
         """Index in NAMES of the heat-map that guides the network."""
-        return NAMES.index(self.prompts.removesuffix('_antonyms'))
+        named = 'joint' if self.kind == 'learned' else self.prompts
+        return NAMES.index(named.removesuffix('_antonyms'))

@@ -89,6 +89,16 @@ class ClipPrior(nn.Module):
         with torch.autocast(frame.device.type, torch.bfloat16, enabled=half):
             return self.visual(self._pixels(frame)).float()
 
+    def layers(self, frame: Tensor, indices: list[int]) -> tuple[list[Tensor], Tensor]:
+        """What blocks put out, and what embed() does; differentiable.
+
+        :returns: tokens (B, N, width) of each block in `indices` (from 0, rising), and (B, D).
+        """
+        found = self.visual.forward_intermediates(
+            self._pixels(frame), indices=indices, output_fmt='NLC'
+        )
+        return found['image_intermediates'], found['image_features'].float()
+
     def _pixels(self, frame: Tensor) -> Tensor:
         """The whole frame at the tower's size; its aspect is not kept, as in training."""
         resized = functional.interpolate(

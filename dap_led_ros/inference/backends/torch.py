@@ -59,8 +59,9 @@ class TorchBackend:
             precision = 'fp16' if self._device == 'cuda' else 'fp32'
         self._type = {'fp32': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}[precision]
         network = checkpoint.load(path).to(self._device, memory_format=torch.channels_last)
-        self.guided = isinstance(network, checkpoint.Guided)
-        """Its heat-map can be made less often than frames come."""
+        guided = isinstance(network, checkpoint.Guided)
+        self.guided = guided and not network.network.config.embedding
+        """A heat-map alone guides it, which can be made less often than frames come."""
         self._network = network
         self.provider = f'torch {next(network.parameters()).device.type} {precision}'
 
