@@ -17,7 +17,7 @@ extras = {
     'bags': ['rosbags>=0.11,<0.12', 'mcap>=1.2,<2', 'zstandard>=0.20,<1'],
     'report': ['jinja2>=3.1,<4', 'plotly>=5,<8'],  # dap-led replay: one page, works offline
     'plot': ['matplotlib>=3.5,<4'],  # dap-led benchmark --plot
-    'ray': ['ray>=2.9,<3'],  # dap-led replay --ray: many bags on a cluster
+    'ray': ['ray>=2.9,<3'],  # dap-led replay --ray: bags and parts of them on a cluster
     # ROS 2 itself, for machines that have none (CPython 3.10 to 3.13, x86_64)
     'ros': [f'ros-kilted-{name}' for name in ros],
     'ros-kilted': [f'ros-kilted-{name}' for name in ros],
