@@ -9,11 +9,13 @@ import json
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -254,8 +256,6 @@ def test_every_kind_of_recording_is_read(tmp_path, storage, mode, options):
 
 def test_a_split_recording_whose_types_nobody_described(tmp_path):
     """As Humble writes it: several files, no definitions of messages, and one file is broken."""
-    import sqlite3
-
     starts = [10**18 + index * 10**12 for index in range(3)]
     written = [
         write(tmp_path / f'part_{index}', 'sqlite3', frames=2, start=start)
@@ -299,6 +299,113 @@ def test_an_mcap_without_index_whose_messages_are_not_in_order(tmp_path):
     fast = Recording(tmp_path / 'fast.mcap')
     assert [now for _, now, _ in fast.messages()] == [1, 2, 4, 3, 5]
     assert fast.trouble == []
+
+
+def test_an_mcap_with_chunks_but_without_an_index_of_their_messages(tmp_path):
+    from mcap.writer import IndexType
+    from mcap.writer import Writer as McapWriter
+
+    with (tmp_path / 'bag.mcap').open('wb') as stream:
+        writer = McapWriter(stream, chunk_size=50, index_types=IndexType.CHUNK)
+        writer.start('ros2')
+        schema = writer.register_schema('std_msgs/msg/String', 'ros2msg', b'string data')
+        channel = writer.register_channel('/said', 'cdr', schema)
+        for now in range(9):
+            writer.add_message(channel, now, bytes(20), now)
+        writer.finish()
+    bag = Recording(tmp_path / 'bag.mcap')
+    assert [now for _, now, _ in bag.messages()] == list(range(9))
+    read = [
+        now for part in bag.parts(bag.topics, 4) for inside, _, now, _ in bag.read(part) if inside
+    ]
+    assert read == list(range(9))
+
+
+def test_a_camera_whose_first_frame_is_broken_is_enhanced(tmp_path):
+    broken = STORE.types[IMAGE](header(1, 'eye'), 72, 96, 'mono8', 0, 96, np.zeros(9, np.uint8))
+    with Writer(tmp_path / 'bag', version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        connection = writer.add_connection('/left/mono', IMAGE, typestore=STORE)
+        for now in (1, 2):
+            frame = broken if now == 1 else image(now, small_frames()[0][0])
+            writer.write(connection, now, STORE.serialize_cdr(frame, IMAGE))
+    cameras = replay.plan(Recording(tmp_path / 'bag'), []).cameras
+    assert [topic.name for topic in cameras] == ['/left/mono']
+
+
+def test_a_file_is_opened_once_for_all_its_parts(tmp_path, monkeypatch):
+    """SQLite counts all messages when it is opened: parts would take the square of the time."""
+    write(tmp_path / 'bag', 'sqlite3', frames=10)
+    opened = []
+
+    class Reader(recording.Reader):
+        def open(self):
+            opened.append(self.path)
+            super().open()
+
+    monkeypatch.setattr(recording, 'Reader', Reader)
+    bag = Recording(tmp_path / 'bag')
+    parts = bag.parts(bag.topics, 1)
+    assert sum(1 for part in parts for record in bag.read(part) if record[0]) == 7 * 10
+    assert len(parts) > 5
+    assert len(opened) == 2  # to look through it, and to read
+
+
+def test_all_damage_is_said_and_what_lies_between_is_read(tmp_path):
+    from mcap.reader import make_reader
+
+    write(tmp_path / 'bag', 'mcap', CompressionMode.STORAGE, frames=100)
+    file = tmp_path / 'bag' / 'bag.mcap'
+    with file.open('rb') as stream:
+        chunks = make_reader(stream).get_summary().chunk_indexes
+    assert len(chunks) > 2
+    content = bytearray(file.read_bytes())
+    for chunk in (chunks[0], chunks[-1]):
+        data = chunk.chunk_start_offset + chunk.chunk_length - chunk.compressed_size
+        content[data : data + 9] = bytes(9)
+    file.write_bytes(content)
+    bag = Recording(tmp_path / 'bag')
+    front = next(topic for topic in bag.topics if topic.name == '/front/image_raw')
+    counts = [
+        sum(1 for inside, topic, *_ in bag.read(part) if inside and topic == front)
+        for part in bag.parts([front], 5)
+    ]
+    assert min(counts) < 5
+    assert counts[len(counts) // 2] == 5
+    assert 'bag.mcap is damaged: read 0 messages' in bag.trouble[0]
+    assert re.search(r'is damaged, [\d.]+ s after its start: read', bag.trouble[-1])
+
+
+def test_a_recording_that_has_grown_is_not_gone_on_with(tmp_path):
+    """Its parts are as many as before, and others: frames would be lost between them."""
+    bag = tmp_path / 'bag'
+    write(bag, 'mcap', frames=3)
+    words = ['replay', bag, '--out', tmp_path / 'out', '--topic', '/front/image_raw']
+    replay.prepare(options_of(*words)).begin()
+    shutil.rmtree(bag)
+    write(bag, 'mcap', frames=4)
+    with pytest.raises(ValueError, match='bag has changed since'):
+        run(*words, '--resume')
+
+
+def test_a_model_that_was_trained_on_is_not_gone_on_with(tmp_path):
+    write(tmp_path / 'bag', 'mcap', frames=1)
+    model = tmp_path / 'model.onnx'
+    words = ['replay', tmp_path / 'bag', '--out', tmp_path / 'out', '--model', model]
+    model.write_bytes(b'before')
+    replay.prepare(options_of(*words)).begin()
+    replay.prepare(options_of(*words, '--resume'))
+    model.write_bytes(b'after')
+    with pytest.raises(ValueError, match='onnx has changed since'):
+        replay.prepare(options_of(*words, '--resume'))
+
+
+def test_several_processes_may_write_the_same_file(tmp_path):
+    """As when Ray takes a worker for dead that still writes its segment."""
+    path, value = tmp_path / 'same.json', list(range(1000))
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: segments.write_json(path, value), range(200)))
+    assert segments.read_json(path) == value
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def split_bag(folder: Path, frames: int) -> Path:
@@ -379,7 +486,14 @@ def test_a_packed_recording_is_unpacked_once(tmp_path, monkeypatch):
     assert not unpacked[0].parent.exists()
 
 
-def test_a_full_disk_is_said_and_gone_on_from(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    'error',
+    [
+        OSError(errno.ENOSPC, 'No space left on device'),
+        sqlite3.OperationalError('database or disk is full'),
+    ],
+)
+def test_a_full_disk_is_said_and_gone_on_from(tmp_path, monkeypatch, error):
     write(tmp_path / 'bag', 'mcap', frames=4)
     monkeypatch.setattr(enhancing, 'PART_FRAMES', 2)
     words = ['replay', tmp_path / 'bag', '--out', tmp_path / 'out', '--topic', '/front/image_raw']
@@ -387,7 +501,7 @@ def test_a_full_disk_is_said_and_gone_on_from(tmp_path, monkeypatch):
 
     def full(segment, *arguments):
         if segment.index == 1:
-            raise OSError(errno.ENOSPC, 'No space left on device')
+            raise error
         write_message(segment, *arguments)
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match='no space is left: free'):
@@ -432,6 +546,7 @@ def test_a_track_outlives_an_interruption(tmp_path, monkeypatch):
 def test_a_segment_for_each_frame(tmp_path, monkeypatch):
     written = write(tmp_path / 'bag', 'mcap', frames=2)
     monkeypatch.setattr(enhancing, 'PART_FRAMES', 1)
+    monkeypatch.setattr(enhancing, '_METADATA', 1e9)  # written once more, at the end
     out = tmp_path / 'out'
     assert run('replay', tmp_path / 'bag', '--out', out, '--topic', '/front/image_raw') == 0
     found, _ = read_with_rosbags(out / 'bag')

@@ -202,6 +202,23 @@ def test_a_long_recording_takes_little_memory(tmp_path):
     assert (most_later - most) / 600 < 2000
 
 
+def test_measures_of_two_detectors_are_not_mixed(tmp_path):
+    """Measuring anew with B was interrupted after the first segment."""
+    for index, detector in enumerate('BA'):
+        row = {'topic': '/c', 'index': 0, 'time': index, 'outcome': 'enhanced'}
+        values = {'before': {'detections': 1.0}, 'after': {'detections': 2.0}}
+        folder = tmp_path / 'segments'
+        journal = {'read': {'/c': 1}, 'refused': {}, 'whole': True}
+        segments.write_json(folder / f'{index}.json', journal)
+        segments.write_json(folder / f'{index}.frames.json', [row])
+        measured = {'asked': {'detector': detector}, 'seconds': {}, 'frames': [row | values]}
+        segments.write_json(segments.measured_path(tmp_path, index), measured)
+    tallies, measured = tally.read(tmp_path, segments.journals(tmp_path))
+    assert [part.get('asked') for part in measured] == [{'detector': 'B'}, None]
+    assert tallies['/c']['detections_after'][0] == 2
+    assert np.isnan(tallies['/c']['detections_after'][1])
+
+
 def test_the_page_says_that_it_is_thinned(done, monkeypatch):  # noqa: F811
     _, out, _ = done
     monkeypatch.setattr(pages, 'POINTS', 5)
@@ -263,6 +280,7 @@ def test_more_true_detections_on_a_road_at_night(tmp_path):
             out,
             *options,
             '--no-features',
+            '--no-video',
             '--detect',
             detector,
         )

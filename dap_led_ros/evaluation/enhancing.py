@@ -11,6 +11,8 @@ are where they would be. What is lost of their memory is below a tenth (0.75 ** 
 from __future__ import annotations
 
 import contextlib
+import errno
+import sqlite3
 import threading
 import time
 from collections import Counter, deque
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 
 PART_FRAMES = 300
 """Frames of each camera in a part of the recording, and so in a segment, about."""
+_METADATA = 50
+"""So many times as long as metadata.yaml takes, which grows, it is left as it is."""
 WARM_UP = 8
 """Frames before a segment that its streams see first, at the most."""
 
@@ -206,6 +210,7 @@ def enhance_recording(
         tqdm(total=total, initial=done, unit='frame', desc='enhance') as bar,
     ):
         item = next(items, None)
+        due = 0.0
         while item is not None and not stopped.is_set():
             segment = segments.Segment(out, item.segment, storage, version)
             rows: list[dict[str, Any]] = []
@@ -230,9 +235,17 @@ def enhance_recording(
                     'seconds': {name: seconds[name] - before[name] for name in before},
                 }
                 segment.commit(journal, rows)
-                segments.write_metadata(out)
+            except sqlite3.OperationalError as error:  # its words for what others call OSError
+                segment.abort()
+                code = errno.ENOSPC if 'full' in str(error) else errno.EIO
+                raise OSError(code, str(error), str(out)) from error
             except BaseException:
                 segment.abort()
                 raise
+            if item is not None and time.perf_counter() >= due:  # at the end it follows anyway
+                start = time.perf_counter()
+                segments.write_metadata(out)
+                due = time.perf_counter() + _METADATA * (time.perf_counter() - start)
+    segments.write_metadata(out)
     wall, cpu = time.perf_counter() - begin, time.process_time() - cpu
     return Work(item is None, wall, cpu, enhanced)

@@ -127,8 +127,8 @@ def measure_run(
     asked = what.asked
     left = [
         journal
-        for journal in segments.journals(out)
-        if journal['index'] in todo and load(out, journal).get('asked') != asked
+        for journal in filter(None, (segments.load(out, index) for index in todo))
+        if load(out, journal).get('asked') != asked
     ]
     total = sum(sum(of['read'].values()) - sum(of['refused'].values()) for of in left)
     if not left:

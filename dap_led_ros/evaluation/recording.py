@@ -105,6 +105,7 @@ class Recording:
         """One line for each thing that was lost."""
         self._damaged: set[Path] = set()
         self._unpacked: _Unpacked | None = None
+        self._opened: tuple[Path, Reader | None] | None = None
         self._files = self._find_files()
         self.storage = STORAGES[_kind(self._files[0])]
         self.counts: Counter[Topic] = Counter()
@@ -189,7 +190,7 @@ class Recording:
 
     def __getstate__(self) -> dict[str, Any]:
         """What another process may have: what is unpacked here is not there."""
-        return self.__dict__ | {'_unpacked': None}
+        return self.__dict__ | {'_unpacked': None, '_opened': None}
 
     def _as_far_as_it_goes(
         self, file: Path, start: int | None = None, stop: int | None = None
@@ -202,11 +203,14 @@ class Recording:
                 yield self._known[topic.name, topic.kind], time, data
                 read += 1
         except Exception as error:  # of the readers, in many classes
-            if file not in self._damaged:
-                self._damaged.add(file)
-                self.trouble.append(
-                    f'{file.name} is damaged: read {read} messages, then {_short(error)}'
-                )
+            times = self._contents[self._files.index(file)].times
+            where = (
+                f', {(start - times[0]) / 1e9:.1f} s after its start' if start and times else ''
+            )
+            said = f'{file.name} is damaged{where}: read {read} messages, then {_short(error)}'
+            # Each part of a file without index ends in the same damage, which is known.
+            if file not in self._damaged and said not in self.trouble:
+                self.trouble.append(said)
 
     def _find_files(self) -> list[Path]:
         metadata = self.path / 'metadata.yaml'
@@ -273,7 +277,8 @@ class Recording:
         :raises Exception: whatever its reader does where it is damaged.
         """
         expand = zstandard.ZstdDecompressor()
-        for topic, time, data in _records(self._plain(file), start, stop):
+        plain = self._plain(file)
+        for topic, time, data in _records(plain, self._reader(plain), start, stop):
             if data[:4] == zstandard.FRAME_HEADER:  # by message; CDR begins with a zero
                 data = expand.decompressobj().decompress(data)
             yield topic, time, data
@@ -283,9 +288,25 @@ class Recording:
         if file.suffix != '.zstd':
             return file
         if self._unpacked is None or self._unpacked.file != file:
+            self._close()
             self._unpacked = None  # the one before goes first: they may be large
             self._unpacked = _Unpacked(file)
         return self._unpacked.plain
+
+    def _reader(self, plain: Path) -> Reader | None:
+        """The reader of a file, or None where it must be salvaged; the last one stays open.
+
+        To open it takes the longer the longer the file is, and each part would.
+        """
+        if self._opened is None or self._opened[0] != plain:
+            self._close()
+            self._opened = plain, _opened(plain)
+        return self._opened[1]
+
+    def _close(self) -> None:
+        opened, self._opened = self._opened, None
+        if opened and opened[1]:
+            opened[1].close()
 
 
 class _Unpacked:
@@ -321,21 +342,26 @@ def _short(error: Exception) -> str:
     return lines[0] if lines else 'the file ends early'
 
 
-def _records(file: Path, start: int | None, stop: int | None) -> Iterator[Record]:
+def _opened(file: Path) -> Reader | None:
     if file.suffix == '.mcap' and not _has_chunks(file):
-        yield from _within(_salvage_mcap(file), start, stop)
-        return
+        return None
     reader = Reader(file)
-    try:
+    with contextlib.suppress(Exception):  # as in Recording: whatever it is, salvage what can be
         reader.open()
-    except Exception:  # as in Recording: whatever it is, salvage what can be
+        return reader
+    return None
+
+
+def _records(
+    file: Path, reader: Reader | None, start: int | None, stop: int | None
+) -> Iterator[Record]:
+    if reader is None:
         salvage = _salvage_mcap if file.suffix == '.mcap' else _salvage_sqlite
         yield from _within(salvage(file), start, stop)
         return
-    with contextlib.closing(reader):
-        topics = {connection.id: _topic(connection) for connection in reader.connections}
-        for connection, time, data in reader.messages(start=start, stop=stop):
-            yield topics[connection.id], time, data
+    topics = {connection.id: _topic(connection) for connection in reader.connections}
+    for connection, time, data in reader.messages(start=start, stop=stop):
+        yield topics[connection.id], time, data
 
 
 def _within(records: Iterator[Record], start: int | None, stop: int | None) -> Iterator[Record]:
@@ -347,10 +373,14 @@ def _within(records: Iterator[Record], start: int | None, stop: int | None) -> I
 
 
 def _has_chunks(file: Path) -> bool:
-    """False for an mcap that rosbags would read only as long as its messages are in order."""
+    """Whether rosbags can search an mcap by time.
+
+    Without chunks it reads only as long as messages are in order, without their index nothing.
+    """
     with file.open('rb') as stream, contextlib.suppress(Exception):  # damaged in many ways
         summary = make_reader(stream).get_summary()
-        return bool(summary and summary.chunk_indexes)
+        chunks = summary.chunk_indexes if summary else []
+        return bool(chunks) and all(chunk.message_index_offsets for chunk in chunks)
     return False
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import shutil
 import signal
 import statistics
@@ -15,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,14 +98,23 @@ def prepare(options: argparse.Namespace) -> Job:
         'humble': options.humble,
     }
     before = _may_write(out, asked, options.resume)
-    weights.find(options.model)  # a cluster's workers load it, too late to tell
+    # Here, since a cluster's workers load it too late to tell.
+    model = weights.find(options.model)
     recording = Recording(options.bag)
     for line in recording.trouble:
         print(f'dap-led: {line}', file=sys.stderr)
     what = plan(recording, options.topic, [_camera_of(name)[1] for name in options.reference])
-    if before.get('parts', len(what.parts)) != len(what.parts):
-        raise ValueError(f'{options.bag} has changed since {out} was begun: choose another --out')
-    asked |= {'parts': len(what.parts), 'no_reference': options.iqa}
+    # A recorder may still write the bag, a training the model: segments would not fit together.
+    files = {
+        'weights': (model, hashlib.sha256(model.read_bytes()).hexdigest()[:12]),
+        'messages': (options.bag, recording.counts.total()),
+        'parts': (options.bag, [list(astuple(part)) for part in what.parts]),
+    }
+    for name, (path, value) in files.items():
+        if before and before.get(name) != value:
+            raise ValueError(f'{path} has changed since {out} was begun: choose another --out')
+        asked[name] = value
+    asked['no_reference'] = options.iqa
     return Job(options, what, _references(options.reference, recording, what), asked)
 
 
@@ -146,13 +156,16 @@ def plan(recording: Recording, names: list[str], leave_out: Collection[str] = ()
 
 
 def first_frames(recording: Recording, wanted: list[Topic]) -> dict[Topic, np.ndarray | None]:
-    """The first frame of each topic; None where it cannot be decoded or there is none."""
+    """The first whole frame of each topic; None where it is of no colour or grey, or none is."""
     frames: dict[Topic, np.ndarray | None] = dict.fromkeys(wanted)
     missing = {topic for topic in wanted if recording.counts[topic]}
     for topic, _, data in recording.messages():
         if topic in missing:
             with contextlib.suppress(image_codec.ImageError):
-                frames[topic] = decode(topic.kind, data)[1]
+                try:
+                    frames[topic] = decode(topic.kind, data)[1]
+                except image_codec.MalformedImageError:
+                    continue  # the next one may be whole
             missing.discard(topic)
         if not missing:
             break

@@ -63,7 +63,7 @@ def describe(
     """
     run = segments.read_json(out / 'run.json')
     trouble = list(dict.fromkeys(line for journal in journals for line in journal['trouble']))
-    if sum(journal['whole'] for journal in journals) < run['parts']:
+    if sum(journal['whole'] for journal in journals) < len(run['parts']):
         trouble.append('the run was interrupted: not all frames are in it')
     elif not all('asked' in part for part in measured):
         trouble.append('the run was interrupted: not all frames were measured')

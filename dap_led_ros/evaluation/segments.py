@@ -7,15 +7,18 @@
     OUT/segments/0.json          journal: how many they are, what the segment cost
 
 A segment counts once its journal is there; what a killed process leaves half written is written
-again, and so is a segment that Ctrl-C ended early. Rows of two segments are never held at once.
+again, and so is a segment that Ctrl-C ended early. After a kill metadata.yaml may not name the
+last segments yet; --resume writes it first. Rows of two segments are never held at once.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import tempfile
+import uuid
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -33,8 +36,13 @@ _UNKNOWN_DIGEST = 'RIHS01_' + '0' * 64
 def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
     """Write a file that is either whole or not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'.part-{path.name}')
-    part.write_text(json.dumps(value, indent=indent))
+    _replace(path, json.dumps(value, indent=indent))
+
+
+def _replace(path: Path, text: str) -> None:
+    # A name of its own: processes of several machines may write it, and process ids repeat there.
+    part = path.with_name(f'.part-{uuid.uuid4().hex}-{path.name}')
+    part.write_text(text)
     os.replace(part, path)
 
 
@@ -191,11 +199,9 @@ def write_metadata(out: Path) -> None:
     }
     yaml = YAML(typ='safe')
     yaml.default_flow_style = False
-    path = out / 'bag' / 'metadata.yaml'
-    part_path = path.with_name(f'.part-metadata-{os.getpid()}.yaml')  # several may write it
-    with part_path.open('w') as stream:
-        yaml.dump({'rosbag2_bagfile_information': merged}, stream)
-    os.replace(part_path, path)
+    stream = io.StringIO()
+    yaml.dump({'rosbag2_bagfile_information': merged}, stream)
+    _replace(out / 'bag' / 'metadata.yaml', stream.getvalue())
 
 
 def _load_metadata(folder: Path) -> dict[str, Any]:

@@ -119,12 +119,19 @@ def read(
 ) -> tuple[dict[str, Tally], list[dict[str, Any]]]:
     """The frames of a run by topic, and what was asked and spent to measure each segment.
 
+    What was measured with other stages than the first segment counts as not measured.
+
     :param each: called with the flat row of every frame, in order.
     """
     tallies: dict[str, Tally] = {}
     measured = []
+    asked: Any = None
     for journal in journals:
         found = measuring.load(out, journal)
+        # Measuring anew, with another detector, may have been interrupted: never both in one.
+        if found and asked not in (None, found['asked']):
+            found = {}
+        asked = asked or found.get('asked')
         rows = {(row['topic'], row['index']): row for row in found.pop('frames', ())}
         measured.append(found | {'frames': len(rows)})
         for row in segments.frames(out, journal):

@@ -40,8 +40,8 @@ def cost_path(out: Path) -> Path:
 def write_videos(out: Path, stopped: threading.Event) -> bool:
     """Write the videos that are not there yet; False when stopped, with none of them written.
 
-    Frames follow one another at the camera's mean rate. A frame of another size than the first one
-    of its topic is fitted in, with black around it.
+    Frames follow one another at the camera's median rate. A frame of another size than the first
+    one of its topic is fitted in, with black around it.
     """
     journals = segments.journals(out)
     times: dict[str, array] = defaultdict(lambda: array('q'))
