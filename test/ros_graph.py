@@ -72,6 +72,7 @@ class Camera(Node):
         return received
 
     def connected(self) -> bool:
+        """Whether both sides have found each other: the node subscribes once it has a listener."""
         topics = (self.enhanced_topic, 'enhanced/camera_info')
         return (
             self.images.get_subscription_count() == 1

@@ -236,5 +236,6 @@ def test_the_table_of_costs_names_every_preset(capsys):
     pytest.importorskip('open_clip', reason='no open_clip: pip install open_clip_torch')
     cost.main([])
     printed = capsys.readouterr().out
-    for name in (*dap_led.PRESETS, 'nano', 'degradation-clip-tiny', 'ViT-L-14'):
+    companions = ('nano', 'nafnet', 'illumination', 'devudp', 'refiner')
+    for name in (*dap_led.PRESETS, *companions, 'degradation-clip-tiny', 'ViT-L-14'):
         assert name in printed

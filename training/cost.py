@@ -1,7 +1,8 @@
 """Parameters and multiply-accumulates of each preset: python -m dap_led_training.cost.
 
 Counted by torch's FlopCounterMode on tensors without data, attention included, one MAC for two
-FLOPs; elementwise work is not counted. What the CLIP prior adds stands in rows of its own.
+FLOPs; elementwise work is not counted. What the CLIP prior adds stands in rows of its own; a
+refiner stands without its base.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dap_led_ros.models import dap_led, nano
-from dap_led_ros.models.dap_led import DapLed
-from dap_led_ros.models.nano import Nano
+from dap_led_ros.inference.checkpoint import NETWORKS
+from dap_led_ros.models import dap_led, devudp, illumination, nafnet, nano, refiner
 
 SIZES = ((256, 256), (640, 480), (1280, 720))
 """Width and height."""
+MODULES = (dap_led, nano, nafnet, illumination, devudp, refiner)
 CLIPS = ('ViT-L-14',)
 
 
@@ -32,15 +33,18 @@ def count(network: nn.Module, *inputs: torch.Tensor) -> tuple[float, float]:
 
 def costs() -> dict[str, tuple[float, list[float]]]:
     """For each preset: millions of parameters, and 1e9 MACs at each of SIZES."""
+    networks = {config: network for network, config in NETWORKS.values()}
     table = {}
-    for name, preset in {**dap_led.PRESETS, **nano.PRESETS}.items():
-        guided = isinstance(preset, dap_led.DapLedConfig)
+    for name, preset in {n: p for module in MODULES for n, p in module.PRESETS.items()}.items():
         macs = []
         with torch.device('meta'):
-            network = DapLed(preset) if guided else Nano(preset)
+            network = networks[type(preset)](preset)
             for width, height in SIZES:
                 inputs = [torch.rand(1, 3, height, width)]
-                inputs += [torch.rand(1, 1, 16, 16)] if guided else []
+                if isinstance(preset, dap_led.DapLedConfig):
+                    inputs.append(torch.rand(1, 1, 16, 16))  # the heat-map
+                elif isinstance(preset, refiner.RefinerConfig):
+                    inputs.append(inputs[0])  # what its base made
                 parameters, mac = count(network, *inputs)
                 macs.append(mac)
         table[name] = parameters, macs
@@ -79,9 +83,9 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.parse_args(arguments)
     heads = ''.join(f'{f"{width}x{height}":>12}' for width, height in SIZES)
-    print(f'{"preset":12}{"parameters":>12}{heads}   (1e9 MACs)')
+    print(f'{"preset":18}{"parameters":>12}{heads}   (1e9 MACs)')
     for name, (parameters, macs) in costs().items():
-        print(f'{name:12}{parameters:10.3f} M' + ''.join(f'{mac:12.2f}' for mac in macs))
+        print(f'{name:18}{parameters:10.3f} M' + ''.join(f'{mac:12.2f}' for mac in macs))
     for name, (parameters, mac) in clip_costs().items():
         print(f'image tower {name}: {parameters:.2f} M parameters, {mac:.2f} 1e9 MACs a frame')
 
