@@ -15,6 +15,7 @@ torch = pytest.importorskip('torch', reason="no torch: pip install 'dap_led_ros[
 pytest.importorskip('open_clip', reason="no open_clip: pip install 'dap_led_ros[train]'")
 
 from conftest import wait_until
+from safetensors.torch import load_file
 from torch.nn import functional
 
 from dap_led_ros import sample
@@ -179,11 +180,23 @@ def test_the_table_counts_what_is_right(folder, clip, tiny, trained):
 
     text = train_da_clip.evaluate(tiny, trained)
     rows = {line[:12].strip(): line[12:].split() for line in text.splitlines()[1:]}
-    assert rows[''] == ['all', 'clean', 'dark', 'blurry', 'both', 'content']
+    assert rows[''] == ['all', 'clean', 'dark', 'blurry', 'both', 'content', 'itself']
     paths = train_da_clip.find_photographs([folder], validation=True)
     frames = evaluate_prior.LabelledFrames(trained / 'validation', paths)
     expected = evaluate_prior.zero_shot(clip, frames)
     assert float(rows['frozen CLIP'][0]) == pytest.approx(expected['accuracy'], abs=1e-3)
+    # Content: of degraded frames alone, among the sharp views of all; a clean one finds itself.
+    prior, classes = build_prior(clip), [evaluate_prior.class_of(one) for one in frames.labels]
+    known = [index for index, name in enumerate(classes) if name]
+    degraded = [place for place, index in enumerate(known) if classes[index] != 'clean']
+    assert 0 < len(degraded) < len(known)
+    embedded = [
+        functional.normalize(torch.cat([prior.embed(evaluate_prior.to_tensor(f)) for f in of]))
+        for of in ([frames.frames[known[i]] for i in degraded], map(frames.sharp, known))
+    ]
+    own = (embedded[0] @ embedded[1].T).argmax(1) == torch.tensor(degraded)
+    assert float(rows['frozen CLIP'][-2]) == pytest.approx(float(own.float().mean()), abs=1e-3)
+    assert float(rows['frozen CLIP'][-1]) > 0.9
     assert all(0 <= float(value) <= 1 for value in rows['controller'] if value != 'nan')
 
 
@@ -250,6 +263,13 @@ def networks(embedding: int) -> list[torch.nn.Module]:
     return made
 
 
+def listen(network: torch.nn.Module) -> None:
+    """Let the embeddings matter; at first they do not."""
+    for layer in (*network.prompts.places, network.content.project):
+        for parameter in layer.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+
+
 def test_a_network_begins_as_it_would_without_and_then_listens():
     torch.manual_seed(0)
     frame, heatmap = torch.rand(2, 3, 37, 51), torch.rand(2, 1, 8, 8)
@@ -263,11 +283,13 @@ def test_a_network_begins_as_it_would_without_and_then_listens():
         found.square().mean().backward()
         assert all(place.weight.grad.any() for place in made.prompts.places)
         assert made.content.project.weight.grad.any()
-        for layer in (*made.prompts.places, made.content.project):
-            torch.nn.init.normal_(layer.weight, std=0.1)
-        for place in made.prompts.places:
-            torch.nn.init.normal_(place.bias, std=0.1)
+        listen(made)
+        asked: dict[str, torch.Tensor] = {}
+        made.content.register_forward_pre_hook(lambda _, x, a=asked: a.update(e_c=x[1]))
+        made.prompts.register_forward_pre_hook(lambda _, x, a=asked: a.update(e_d=x[0]))
         listened = made(frame, *given, embeddings)
+        assert torch.equal(asked['e_c'], embeddings[:, 0])
+        assert torch.equal(asked['e_d'], embeddings[:, 1])
         for other in (embeddings.flip(0), embeddings * torch.tensor([[-1.0], [1.0]])):
             assert not torch.allclose(listened, made(frame, *given, other), atol=1e-4)
 
@@ -292,8 +314,7 @@ def test_a_checkpoint_is_whole_without_the_controllers_file(
     config = dataclasses.replace(config, network='tiny', prior=prior)
     torch.manual_seed(0)
     made = train.EnhanceRecipe(config)
-    for layer in (*made.network.prompts.places, made.network.content.project):
-        torch.nn.init.normal_(layer.weight, std=0.1)
+    listen(made.network)
     made.write(made.network, tmp_path / 'weights.safetensors')
     moved.unlink()
     frame = torch.from_numpy(night[0][:121, :163]).permute(2, 0, 1)[None] / 255
@@ -302,20 +323,32 @@ def test_a_checkpoint_is_whole_without_the_controllers_file(
         given = checkpoint.guidance(made.network.config, made._frozen[0], frame)
         assert [one.shape[1:] for one in given] == [(1, 8, 8), (2, 16)]
         torch.testing.assert_close(loaded(frame), made.network(frame, *given))
+        prior = made._frozen[0]
+        e_d = functional.normalize(prior.controller.visual(prior._pixels(frame)), dim=-1)
+        torch.testing.assert_close(given[1][:, 1], e_d, atol=1e-4, rtol=1e-4)
     # Each frame is looked at: nothing lasts in a stream, and there are no tiles.
     enhancer = Enhancer.load(str(tmp_path / 'weights.safetensors'))
     assert not enhancer.guided
     result = enhancer.stream().enhance(night[0][:121, :163], 1)
     assert result.frame.shape == (121, 163, 3)
-    with pytest.raises(ValueError, match='whole frames'):
+    with pytest.raises(ValueError, match='takes no tiles'):
         Enhancer.load(str(restored), tile=256)
 
 
-def test_it_exports_with_the_controller_folded_in(restored, tmp_path):
+def test_it_exports_with_the_controller_folded_in(restored, controlled, tmp_path):
     network = checkpoint.load(restored)
     assert export.export(network, tmp_path / 'folded.onnx') <= export.TOLERANCE
     with pytest.raises(ValueError, match='no second graph'):
         export.export(network, tmp_path / 'second.onnx', prior='second')
+    # A DAP-LED too: its own ONNX is test_export.py's, the controller's is the one above.
+    config = dataclasses.replace(
+        dap_led.PRESETS['tiny'], blocks=(1, 0, 0, 0), prior=controlled, embedding=16
+    )
+    guided = checkpoint.Guided(DapLed(config), build_prior(controlled)).eval()
+    listen(guided.network)
+    frame = 0.1 * torch.rand(1, 3, 37, 51)
+    program = torch.export.export(guided, (frame,))
+    torch.testing.assert_close(program.module()(frame), guided(frame))
 
 
 @pytest.mark.skipif(not ROS, reason='no ROS 2 here: source one, or let make test install it')
@@ -337,23 +370,45 @@ def test_it_runs_in_the_node(restored, graph, start_node, night):
 
 
 def test_a_class_that_is_missing_is_named(tiny, tmp_path):
-    by_day = Mixture(dark=0.0, dim=0.0)
-    with pytest.raises(ValueError, match=r'no frame of 32 is dark or both: .* change mixture'):
-        train_da_clip.train(dataclasses.replace(tiny, mixture=by_day), tmp_path)
+    by_day = Mixture(dark=0.0, dim=0.0, blurry=0.5)
+    few = dataclasses.replace(tiny, frames=8, mixture=by_day)
+    with pytest.raises(ValueError, match=r'no frame of 8 is dark or both: .* change mixture'):
+        train_da_clip.train(few, tmp_path)
 
 
-def test_folders_without_pictures_and_broken_pictures_are_named(folder, tiny, tmp_path):
-    def of(pictures: Path) -> DaClipConfig:
-        return dataclasses.replace(tiny, photographs=[str(pictures)])
-
+def test_empty_and_overlapping_folders(folder, tiny, tmp_path):
     (tmp_path / 'empty').mkdir()
+    empty = dataclasses.replace(tiny, photographs=[folder, str(tmp_path / 'empty')])
     with pytest.raises(FileNotFoundError, match=r'no photographs in .*empty'):
-        train_da_clip.train(of(tmp_path / 'empty'), tmp_path / 'out')
-    broken = tmp_path / 'broken'
-    shutil.copytree(folder, broken)
-    (broken / '4.png').write_bytes((broken / '4.png').read_bytes()[:200])
+        train_da_clip.train(empty, tmp_path / 'out')
+    # A folder given twice, or inside another: what validates is never trained on.
+    twice = [folder, folder, str(Path(folder).parent)]
+    trained, held_out = (set(train_da_clip.find_photographs(twice, v)) for v in (False, True))
+    inside = {path for path in trained | held_out if str(path.parent) == folder}
+    assert len(inside) == 9 and not trained & held_out
+
+
+def test_a_picture_that_breaks_in_mid_training(
+    folder, tiny, trained, controlled, tmp_path, monkeypatch
+):
+    """All are read before the first step: the run ends as it should, the next start says which."""
+    photographs = tmp_path / Path(folder).name  # the name by which rendered frames know them
+    shutil.copytree(folder, photographs)
+    shutil.copytree(trained / 'frames', tmp_path / 'out' / 'frames')
+    config = dataclasses.replace(tiny, photographs=[str(photographs)])
+    write = train_da_clip.DaClipRecipe.write
+
+    def write_and_break(self, network: Controller, path: Path) -> None:
+        write(self, network, path)
+        (photographs / '4.png').write_bytes(b'no picture')
+
+    monkeypatch.setattr(train_da_clip.DaClipRecipe, 'write', write_and_break)
+    weights = train_da_clip.train(config, tmp_path / 'out')
+    found, expected = (load_file(path) for path in (weights, trained / loop.WEIGHTS))
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
     with pytest.raises(ValueError, match=r'4\.png'):
-        train_da_clip.train(of(broken), tmp_path / 'out2')
+        train_da_clip.train(config, tmp_path / 'out')
+    build_prior(dataclasses.replace(controlled, controller=str(weights)))
 
 
 def test_a_loss_that_is_not_finite_leaves_the_last_good_controller(
@@ -386,6 +441,8 @@ def test_a_file_that_is_no_controller_is_explained(restored, controlled, tmp_pat
     (tmp_path / 'a.safetensors').write_bytes(b'x' * 100)
     with pytest.raises(ValueError, match='holds no controller'):
         build_prior(of(tmp_path / 'a.safetensors'))
+    with pytest.raises(ValueError, match='as many numbers in both'):
+        nafnet.NafnetConfig(encoder_blocks=(1, 1))
     with pytest.raises(ValueError, match='takes no heat-map of clip'):
         nafnet.NafnetConfig(prior=PriorConfig())
     monkeypatch.setattr(train_da_clip.ClipPrior, 'fingerprint', 1)

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 from dap_led_ros import sample
-from dap_led_ros.inference import Enhancer, checkpoint, export
+from dap_led_ros.inference import Enhancer, checkpoint, export, info
 from dap_led_ros.inference.priors import build_prior
 from dap_led_ros.inference.refined import Refined, embed
 from dap_led_ros.models.nano import PRESETS as NANO
@@ -40,6 +40,13 @@ except pytest.skip.Exception:  # the test of the node says why
 
 CONFIGS = Path(train_refiner.__file__).parent / 'configs'
 ODD = (37, 51)
+HALVING = """
+<ir_version: 8, opset_import: ["" : 17]>
+halving (float[N, 3, rows, columns] picture) => (float[N, 3, half, halves] result)
+{
+    result = AveragePool <kernel_shape = [2, 2], strides = [2, 2]> (picture)
+}
+"""
 
 
 @pytest.fixture(scope='module')
@@ -106,15 +113,14 @@ def refiner(seed: int = 0, **changes) -> Refiner:
 def test_equation_1_by_hand():
     """Mask and residual of the last layer's biases: I_d + (I_c - I_d) * I_m + I_r."""
     made = refiner()
-    frame, restored = torch.rand(2, 2, 3, *ODD)
+    frame, enhanced = torch.rand(2, 2, 3, *ODD)
     mask, residual = torch.tensor([0.5, 1.0, 2.0]), torch.tensor([0.1, 0.0, -0.2])
     with torch.no_grad():
         made.head.weight.zero_()
         made.head.bias.copy_(torch.cat([mask - 1, residual]).repeat_interleave(4))
-        found = made(frame, restored)
-    planes = (values[:, None, None] for values in (mask, residual))
-    mask, residual = planes
-    torch.testing.assert_close(found, frame + (restored - frame) * mask + residual)
+        found = made(frame, enhanced)
+    mask, residual = (values[:, None, None] for values in (mask, residual))
+    torch.testing.assert_close(found, frame + (enhanced - frame) * mask + residual)
 
 
 def test_equations_2_and_3_by_hand():
@@ -236,9 +242,9 @@ def trained(recipe, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope='module')
 def exported(trained) -> Path:
-    """One ONNX file: the outside enhancer, the CLIP and the refiner."""
+    """One ONNX file: the outside enhancer and the refiner, baked; with the CLIP it takes long."""
     path = trained.with_name('refined.onnx')
-    network = checkpoint.load(trained)
+    network = checkpoint.load(trained.with_name(BAKED))
     assert export.export(network, path) <= export.TOLERANCE  # at odd sizes
     return path
 
@@ -252,7 +258,7 @@ def test_the_tiny_recipe_adds_to_the_outside_enhancer(trained, recipe, outside):
     networks += [checkpoint.load(trained.with_name(name)) for name in (loop.WEIGHTS, BAKED)]
     with torch.inference_mode():
         errors = [float((one(degraded) - target).square().mean()) for one in networks]
-    assert max(errors[1:]) < 0.97 * errors[0]
+    assert max(errors[1:]) < 0.95 * errors[0]  # 0.92; untrained 1
 
 
 def test_checkpoints_are_whole_and_the_baked_one_asks_no_clip(trained, outside, monkeypatch):
@@ -260,6 +266,9 @@ def test_checkpoints_are_whole_and_the_baked_one_asks_no_clip(trained, outside, 
     state = torch.load(trained.with_name('checkpoint.pt'), weights_only=True)
     assert all(name.startswith('network.refiner.') for name in state['recipe'])
     assert Path(outside).read_bytes() == checkpoint.load(trained).base.content
+    described = info.describe(trained)
+    tiny = sum(one.numel() for one in Refiner(PRESETS['refiner-tiny']).state_dict().values())
+    assert (described['base'], described['parameters']) == ('onnx', f'{tiny / 1e6:.3f} M')
     frame = torch.rand(1, 3, *ODD) * 0.2
     with torch.inference_mode():
         asks, one = (network(frame) for network in _two(trained))
@@ -279,16 +288,16 @@ def _two(trained: Path) -> list[torch.nn.Module]:
     return [checkpoint.load(trained), checkpoint.load(trained.with_name(BAKED))]
 
 
-def test_a_base_of_ours_exports_with_its_refiner(prior, tmp_path):
-    """Baked, and from a checkpoint."""
-    torch.manual_seed(0)
-    base = Nano(NANO['nano-tiny'])
-    torch.nn.init.normal_(base.head.weight, std=0.1)
-    checkpoint.save(Refined(base, refiner(), prior).baked(), tmp_path / 'one.safetensors')
-    network = checkpoint.load(tmp_path / 'one.safetensors')
-    assert export.export(network, tmp_path / 'one.onnx') <= export.TOLERANCE  # at odd sizes
+def test_one_file_holds_base_and_refiner(exported, trained):
+    described = info.describe(exported)
+    assert [described[one] for one in ('preset', 'base', 'prior')] == [
+        'refiner-tiny',
+        'onnx',
+        'baked',
+    ]
+    assert onnx.load(exported).opset_import[0].version == export.OUTSIDE_OPSET
     with pytest.raises(ValueError, match='as fp32 alone'):
-        export.export(network, tmp_path / 'two.onnx', 'fp16')
+        export.export(checkpoint.load(trained), exported.with_name('half.onnx'), 'fp16')
 
 
 def test_it_runs_in_the_node(exported, trained, night, request, start_node):
@@ -303,7 +312,7 @@ def test_it_runs_in_the_node(exported, trained, night, request, start_node):
     received = camera.send(message)
     assert received is not None, node.log
     assert received.header == message.header
-    expected = Enhancer.load(str(trained)).enhance(picture).frame
+    expected = Enhancer.load(str(trained.with_name(BAKED))).enhance(picture).frame
     assert expected.mean() > 1.5 * picture.mean()
     assert np.abs(pixels_of(received).astype(int) - expected).max() <= 1
 
@@ -316,6 +325,19 @@ def test_what_cannot_be_refined_is_explained(recipe, tmp_path):
     nothing = dataclasses.replace(recipe, data=DataConfig(photographs=[str(tmp_path / 'empty')]))
     with pytest.raises(FileNotFoundError, match=r'no photographs in .*empty'):
         train(nothing, tmp_path / 'run')
+    one, other = tmp_path / 'one', tmp_path / 'other'
+    for folder, names in ((one, '12'), (other, '1')):
+        folder.mkdir()
+        for name in names:
+            cv2.imwrite(str(folder / f'{name}.png'), np.zeros((64, 64, 3), np.uint8))
+    for target, said in (
+        (one, 'given as degraded and as target'),
+        (other, 'frames without partner: 1 only in .*one'),
+        (tmp_path / 'none', 'none is missing'),
+    ):
+        data = DataConfig(degraded=str(one), target=str(target))
+        with pytest.raises((ValueError, FileNotFoundError), match=said):
+            source(data, recipe.night_blur)
     with pytest.raises(FileNotFoundError, match=r"no model '.*none.onnx'"):
         load_base(str(tmp_path / 'none.onnx'))
     (tmp_path / 'bad.onnx').write_bytes(b'no graph')
@@ -324,6 +346,13 @@ def test_what_cannot_be_refined_is_explained(recipe, tmp_path):
     onnx.save(with_sizes(tone_curve(), {2: 64, 3: 64}), tmp_path / 'fixed.onnx')
     with pytest.raises(ValueError, match=r'takes one size alone: export it with free height'):
         load_base(str(tmp_path / 'fixed.onnx'))
+    halving = onnx.parser.parse_model(HALVING)
+    onnx.save(halving, tmp_path / 'half.onnx')
+    with pytest.raises(ValueError, match=r'half.onnx changes .*: not an enhancer'):
+        load_base(str(tmp_path / 'half.onnx'))(torch.rand(1, 3, 16, 16))
+    onnx.save(with_sizes(halving, {1: 1}), tmp_path / 'grey.onnx')
+    with pytest.raises(ValueError, match=r'grey.onnx is no enhancer: expected one float input'):
+        load_base(str(tmp_path / 'grey.onnx'))
     with pytest.raises(ValueError, match=r"no network 'nano': use one of refiner"):
         dataclasses.replace(recipe, network='nano')
     for path in CONFIGS.glob('refiner_*.yaml'):

@@ -360,3 +360,12 @@ def test_patch_dropout_remembers_what_it_kept():
     assert torch.equal(kept[:, 1:, 0], 1 + dropout.kept.float())
     assert torch.equal(dropout.eval()(tokens), tokens)
     assert dropout.kept is None
+
+
+@pytest.mark.parametrize('module', ['train', 'train_clip_lit', 'train_devudp'])
+def test_what_a_user_can_mend_is_told_in_one_line(module, tmp_path):
+    command = [sys.executable, '-m', f'dap_led_training.{module}', str(tmp_path / 'no.yaml')]
+    done = subprocess.run([*command, '--out', str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith('error: ') and 'no.yaml' in line

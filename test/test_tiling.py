@@ -82,7 +82,7 @@ def test_what_has_no_tiles_is_said(model):
         Enhancer.load(str(model), 'cpu', tile=100)
     with pytest.raises(ValueError, match='tiles need a checkpoint'):
         Enhancer.load('nano', tile=256)
-    with pytest.raises(ValueError, match='is no DAP-LED'):
+    with pytest.raises(ValueError, match='takes no tiles'):
         Enhancer.load(str(weights.checkpoint('nano')), 'cpu', tile=256)
 
 

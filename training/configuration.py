@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import sys
 import types
 import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +22,16 @@ def load(path: str | Path, kind: type[T]) -> T:
     :raises ValueError: an unknown key, a missing one, or a value of the wrong shape.
     """
     return build(yaml.safe_load(Path(path).read_text()) or {}, kind, str(path))
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a command; what its user can mend is told in one line."""
+    try:
+        main()
+    except (ValueError, OSError, FloatingPointError) as error:
+        sys.exit(f'error: {error}')
+    except KeyboardInterrupt:
+        sys.exit('interrupted; the same command goes on from the last checkpoint')
 
 
 def build(values: Any, kind: Any, where: str) -> Any:
@@ -42,6 +54,8 @@ def build(values: Any, kind: Any, where: str) -> Any:
             raise ValueError(f'{where}: expected a list, got {values!r}')
         return [build(v, arguments[0], f'{where}[{i}]') for i, v in enumerate(values)]
     if origin is tuple:
+        if arguments[-1] is ...:  # as many as there are
+            return tuple(build(values, list[arguments[0]], where))
         if not isinstance(values, list) or len(values) != len(arguments):
             raise ValueError(f'{where}: expected {len(arguments)} values, got {values!r}')
         return tuple(build(v, a, where) for v, a in zip(values, arguments))

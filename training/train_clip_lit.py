@@ -23,14 +23,13 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import open_clip
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from dap_led_ros.inference import checkpoint
-from dap_led_ros.inference.priors import build_prior, load_clip, save_prompts
+from dap_led_ros.inference.priors import build_prior, load_clip, save_prompts, tokenize
 from dap_led_ros.models.illumination import PRESETS, Illumination
 from dap_led_ros.priors import NAMES, PriorConfig
 from dap_led_ros.priors.clip import ClipPrior
@@ -132,8 +131,7 @@ class Prompts(nn.Module):
             raise ValueError(f'tokens: this CLIP takes {clip.context_length - 2}, not {count}')
         words = clip.token_embedding.weight
         self.tokens = nn.Parameter(torch.randn(2, count, words.shape[1]) * words.std())
-        placeholder = open_clip.SimpleTokenizer(context_length=clip.context_length)('x ' * count)
-        self.register_buffer('placeholder', placeholder.repeat(2, 1), persistent=False)
+        self.register_buffer('placeholder', tokenize(clip, ['x ' * count] * 2), persistent=False)
         self._clip = (clip.requires_grad_(False),)  # in a tuple: neither trained nor written
 
     def forward(self) -> Tensor:
@@ -343,4 +341,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    configuration.run(main)

@@ -158,8 +158,9 @@ def measure(prior: ControllerPrior, types: Tensor, frames: LabelledFrames) -> st
     """What the frozen tower and the controller know of the same frames, as a table.
 
     Degradation: accuracy over the four classes, a frame given to the nearest text: of the frozen
-    tower's embedding and of e_d. Content: how often the sharp view of a frame is the nearest of
-    all sharp views: to the frozen tower's embedding of the degraded frame and to e_c.
+    tower's embedding and of e_d. Content: how often the sharp view of a degraded frame is the
+    nearest of all sharp views: to the frozen tower's embedding of the frame and to e_c. Itself:
+    the same of clean frames, whose sharp view is the same picture.
 
     :param types: (4, D) unit embeddings of the CLASSES.
     """
@@ -178,12 +179,13 @@ def measure(prior: ControllerPrior, types: Tensor, frames: LabelledFrames) -> st
             found[name].append(functional.normalize(prior.embed(picture), dim=-1)[0])
     embedded = {name: torch.stack(rows) for name, rows in found.items()}
     truth = torch.tensor(truths)
-    heads = ''.join(f'{name:>9}' for name in ('all', *CLASSES, 'content'))
+    heads = ''.join(f'{name:>9}' for name in ('all', *CLASSES, 'content', 'itself'))
     lines = [f'{len(truth)} held-out frames', f'{"":12}{heads}']
     for name, kind, content in (('frozen CLIP', 'frozen', 'frozen'), ('controller', 'e_d', 'e_c')):
         right = (embedded[kind] @ types.T).argmax(1) == truth
         own = (embedded[content] @ embedded['sharp'].T).argmax(1) == torch.arange(len(truth))
-        parts = [right, *(right[truth == number] for number in range(len(CLASSES))), own]
+        classes = (right[truth == number] for number in range(len(CLASSES)))
+        parts = [right, *classes, own[truth > 0], own[truth == 0]]
         lines.append(f'{name:12}' + ''.join(f'{part.float().mean():9.3f}' for part in parts))
     return '\n'.join(lines)
 
@@ -230,4 +232,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    configuration.run(main)

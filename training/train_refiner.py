@@ -85,14 +85,14 @@ class RefineRecipe(nn.Module):
         prior, base = (module.to(degraded.device) for module in self._frozen)
         joint, refiner = self.config.joint, self.network['refiner']
         with torch.set_grad_enabled(joint):
-            restored = base(degraded)
+            enhanced = base(degraded)
         embedding = embed(prior, degraded)
         if self.training:
             refiner.observe(embedding)
-        refined = refiner(degraded, restored, embedding)
+        refined = refiner(degraded, enhanced, embedding)
         terms = self._terms(degraded, refined, target)
         if joint:
-            of_base = self._terms(degraded, restored, target)
+            of_base = self._terms(degraded, enhanced, target)
             terms |= {f'base_{name}': term for name, term in of_base.items()}
         return terms
 
@@ -169,4 +169,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    configuration.run(main)

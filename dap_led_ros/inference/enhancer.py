@@ -96,7 +96,7 @@ class Enhancer:
 
             backend = TorchBackend(path, device, threads, precision)
             if tile and not backend.guided:
-                raise ValueError(f'{path.name} is no DAP-LED: it runs on whole frames, tile is 0')
+                raise ValueError(f'{path.name} takes no tiles, but whole frames: set tile to 0')
             return cls(backend, path.stem, tile)
         if precision != 'auto':
             raise ValueError(

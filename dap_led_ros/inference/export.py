@@ -52,6 +52,8 @@ from dap_led_ros.priors.distilled import DistilledPrior
 
 OPSET = 20
 """The first with Gelu in one node; ONNX Runtime 1.17 has it."""
+OUTSIDE_OPSET = 18
+"""With somebody else's base: from 19 on ONNX Runtime 1.31 pools fifty times slower on a CPU."""
 IR_VERSION = 9
 ODD_SIZES = ((37, 51), (120, 161), (241, 333))
 BATCH = 3
@@ -253,7 +255,7 @@ def _cells(size: int, count: int) -> Tensor:
 
 def _core(module: nn.Module, inputs: list[str], precision: str) -> ModelProto:
     """The graph of a module in evaluation mode."""
-    if isinstance(module, Refined) and isinstance(module.base, OnnxBase):
+    if isinstance(module, Refined):
         return composed(module)
     module = _exportable(module.eval(), precision)
     tensors = [torch.rand(2, 3, 64, 80), torch.rand(2, 1, 16, 16)][: len(inputs)]
@@ -265,8 +267,6 @@ def _core(module: nn.Module, inputs: list[str], precision: str) -> ModelProto:
 
 def _exportable(module: nn.Module, precision: str) -> nn.Module:
     """The module in operations that export and run well, in fp16 if so; itself stays as it is."""
-    if isinstance(module, Refined):
-        return Refined(_exportable(module.base, precision), module.refiner, module.prior).eval()
     if isinstance(module, Guided):
         prior = module.prior
         prior = AreaByMatrices(prior) if isinstance(prior, DistilledPrior) else prior
@@ -290,6 +290,7 @@ def convert(
     inputs: list[str],
     outputs: list[str],
     dynamic: list[dict],
+    opset: int = OPSET,
 ) -> ModelProto:
     """The ONNX graph of a module; nothing of this machine is in it."""
     program = torch.onnx.export(
@@ -300,8 +301,8 @@ def convert(
         input_names=inputs,
         output_names=outputs,
         dynamic_shapes=dynamic,
-        opset_version=OPSET,
-        custom_translation_table={torch.ops.aten.gelu.default: _gelu},
+        opset_version=opset,
+        custom_translation_table={torch.ops.aten.gelu.default: _gelu} if opset >= 20 else {},
     )
     model = program.model_proto
     model.ir_version = IR_VERSION
@@ -333,8 +334,10 @@ def _name_sizes(model: ModelProto) -> None:
 def wrapped(core: ModelProto) -> ModelProto:
     """Put BEFORE and AFTER around a core."""
     before, after = onnx.parser.parse_model(BEFORE), onnx.parser.parse_model(AFTER)
+    opset = next(one.version for one in core.opset_import if not one.domain)
     for model in (before, after):
         model.ir_version = core.ir_version
+        model.opset_import[0].version = opset
     core = onnx.compose.add_prefix(core, 'core/', rename_inputs=False, rename_outputs=False)
     after = onnx.compose.add_prefix(after, 'after/', rename_inputs=False, rename_outputs=False)
     front = onnx.compose.merge_models(before, core, io_map=[('planes', 'frame')])
@@ -344,32 +347,38 @@ def wrapped(core: ModelProto) -> ModelProto:
 
 
 def composed(refined: Refined) -> ModelProto:
-    """The graph of somebody else's base and that of its refiner, in one.
+    """The graphs of a base, ours or somebody else's, and of its refiner, in one.
 
     :raises ValueError: the base cannot be brought to our version of ONNX's operators.
     """
+    opset = OUTSIDE_OPSET if isinstance(refined.base, OnnxBase) else OPSET
+    if isinstance(refined.base, OnnxBase):
+        given, of_base = refined.base.input, refined.base.output
+        try:
+            base = onnx.load_model_from_string(refined.base.content)
+            base = onnx.version_converter.convert_version(base, opset)
+        except Exception as error:  # onnx raises many classes of its own
+            raise ValueError(f'the base cannot be converted to opset {opset}: {error}') from None
+    else:
+        base, given, of_base = _core(refined.base, ['frame'], 'fp32'), 'frame', 'enhanced'
     second = convert(
         Refinement(refined).eval(),
         (torch.rand(2, 3, 64, 80), torch.rand(2, 3, 64, 80)),
-        ['degraded', 'restored'],
+        ['degraded', 'of_base'],
         ['enhanced'],
         [_ANY, _ANY],
+        opset,
     )
-    base = onnx.load_model_from_string(refined.base.content)
-    try:
-        graphs = [onnx.version_converter.convert_version(one, OPSET) for one in (base, second)]
-    except Exception as error:  # onnx raises many classes of its own
-        raise ValueError(f'the base cannot be converted to opset {OPSET}: {error}') from None
-    base, fork = graphs[0], onnx.parser.parse_model(FORK)
+    fork = onnx.parser.parse_model(FORK)
     batch = base.graph.input[0].type.tensor_type.shape.dim[0]
     fork.graph.input[0].type.tensor_type.shape.dim[0].CopyFrom(batch)
-    for one in (fork, *graphs):
+    fork.opset_import[0].version = opset
+    for one in (fork, base, second):
         one.ir_version = IR_VERSION
     base = onnx.compose.add_prefix(base, 'base/')
-    given, restored = f'base/{refined.base.input}', f'base/{refined.base.output}'
-    forked = onnx.compose.merge_models(fork, base, io_map=[('outside', given)])
+    forked = onnx.compose.merge_models(fork, base, io_map=[('outside', f'base/{given}')])
     merged = onnx.compose.merge_models(
-        forked, graphs[1], io_map=[('unchanged', 'degraded'), (restored, 'restored')]
+        forked, second, io_map=[('unchanged', 'degraded'), (f'base/{of_base}', 'of_base')]
     )
     _name_sizes(merged)
     return merged
@@ -382,9 +391,9 @@ class Refinement(nn.Module):
         super().__init__()
         self.refined = Refined(nn.Identity(), refined.refiner, refined.prior)
 
-    def forward(self, frame: Tensor, restored: Tensor) -> Tensor:
+    def forward(self, frame: Tensor, enhanced: Tensor) -> Tensor:
         """Frames and what the base made of them, (B, 3, H, W) each, to the same shape."""
-        return self.refined.refine(frame, restored)
+        return self.refined.refine(frame, enhanced)
 
 
 def quantized(
@@ -453,7 +462,9 @@ def metadata(network: nn.Module, precision: str, frames: bool) -> dict[str, str]
         'gmac_per_megapixel': f'{gmac_per_megapixel(network):.4g}',
     }
     if isinstance(network, Refined):
-        described['base'] = _preset(getattr(network.base, 'config', None))
+        base = network.base.network if isinstance(network.base, Guided) else network.base
+        known = 'onnx' if isinstance(base, OnnxBase) else _preset(getattr(base, 'config', None))
+        described['base'] = known
         described['prior'] = 'baked' if config.baked else config.prior.clip
     if isinstance(inner, DapLed):
         prior = config.prior

@@ -55,10 +55,13 @@ def _checkpoint(path: Path) -> dict[str, str]:
         described = json.loads(header.pop('__metadata__', {}).get('dap_led_ros', '{}'))
         config = dict(described.pop('config', {}))
         prior = dict(config.pop('prior', {}))
+        if 'base' in described:  # what a refiner refines
+            described['base'] = described['base']['network']
         count = sum(
             _product(tensor['shape'])
             for name, tensor in header.items()
-            if not name.startswith('prior.')
+            if not name.startswith(('prior.', 'base.prior.'))
+            and tensor['dtype'] != 'U8'  # a base that is an ONNX file
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f'{path} is no safetensors file, or damaged: {error}') from None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -186,9 +188,19 @@ def _address(config: PriorConfig) -> str:
 @torch.no_grad()
 def embed_prompts(clip: nn.Module, pairs: tuple[tuple[str, str], ...]) -> Tensor:
     """Unit embeddings (K, 2, D) of K pairs of prompts."""
+    device = next(clip.parameters()).device
+    tokens = tokenize(clip, [prompt for pair in pairs for prompt in pair]).to(device)
+    return functional.normalize(clip.encode_text(tokens), dim=-1).unflatten(0, (len(pairs), 2))
+
+
+def tokenize(clip: nn.Module, texts: list[str]) -> Tensor:
+    """Texts as a CLIP's text tower takes them: (N, context_length), whole numbers."""
+    return _tokenizer()(texts, context_length=clip.context_length)
+
+
+@functools.cache
+def _tokenizer() -> Callable[..., Tensor]:
+    """Reading the vocabulary takes half a second: once is enough."""
     import open_clip
 
-    tokenize = open_clip.SimpleTokenizer(context_length=clip.context_length)
-    device = next(clip.parameters()).device
-    tokens = tokenize([prompt for pair in pairs for prompt in pair]).to(device)
-    return functional.normalize(clip.encode_text(tokens), dim=-1).unflatten(0, (len(pairs), 2))
+    return open_clip.SimpleTokenizer()

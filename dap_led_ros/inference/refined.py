@@ -29,7 +29,7 @@ class OnnxBase(nn.Module):
         :raises RuntimeError: ONNX Runtime is missing.
         """
         super().__init__()
-        self.content = content
+        self.content, self.name = content, name
         options = runtime().SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
@@ -41,23 +41,34 @@ class OnnxBase(nn.Module):
         except Exception as error:  # ONNX Runtime raises many classes of its own
             raise ValueError(f'{name} cannot be loaded as a model: {error}') from None
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        fixed = [size if isinstance(size, int) else None for size in inputs[0].shape]
         if (
             [len(inputs), len(outputs)] != [1, 1]
             or inputs[0].type != 'tensor(float)'
-            or len(inputs[0].shape) != 4
+            or len(fixed) != 4
+            or fixed[0] not in (None, 1)
+            or fixed[1] not in (None, 3)
         ):
             raise ValueError(
                 f'{name} is no enhancer: expected one float input (B, 3, H, W) and one output'
             )
-        if any(isinstance(size, int) for size in inputs[0].shape[2:]):
+        if fixed[2:] != [None, None]:
             raise ValueError(f'{name} takes one size alone: export it with free height and width')
         self.input, self.output = inputs[0].name, outputs[0].name
 
     def forward(self, frame: Tensor) -> Tensor:
-        """Enhance (B, 3, H, W); one by one, because many files fix the batch to 1."""
+        """Enhance (B, 3, H, W); one by one, because many files fix the batch to 1.
+
+        :raises ValueError: the graph changes the size.
+        """
         planes = np.ascontiguousarray(frame.detach().float().cpu().numpy())
-        enhanced = [self._session.run(None, {self.input: one[None]})[0] for one in planes]
-        return torch.from_numpy(np.concatenate(enhanced)).to(frame.device)
+        parts = [self._session.run(None, {self.input: one[None]})[0] for one in planes]
+        enhanced = np.concatenate(parts)
+        if enhanced.shape != planes.shape:
+            raise ValueError(
+                f'{self.name} changes {planes.shape} to {enhanced.shape}: not an enhancer'
+            )
+        return torch.from_numpy(enhanced).to(frame.device)
 
 
 class Refined(nn.Module):
@@ -74,10 +85,10 @@ class Refined(nn.Module):
         """Enhance (B, 3, H, W) in [0, 1]; not clamped."""
         return self.refine(frame, self.base(frame))
 
-    def refine(self, frame: Tensor, restored: Tensor) -> Tensor:
+    def refine(self, frame: Tensor, enhanced: Tensor) -> Tensor:
         """Refine what the base made of a frame."""
         embedding = None if self.prior is None else embed(self.prior, frame)
-        return self.refiner(frame, restored, embedding)
+        return self.refiner(frame, enhanced, embedding)
 
     def baked(self) -> Refined:
         """The same with the mean embedding of the training in place of the CLIP's."""

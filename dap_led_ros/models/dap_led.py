@@ -242,7 +242,7 @@ class DapLed(nn.Module):
         residual = self._residual(
             functional.pixel_unshuffle(padded, self.config.unshuffle),
             weight.to(frame.dtype),
-            None if embeddings is None else embeddings.to(frame.dtype),
+            embeddings.to(frame.dtype) if self.config.embedding else None,
         )
         enhanced = padded + functional.pixel_shuffle(residual, self.config.unshuffle)
         return enhanced[..., :height, :width]  # I^ = I + R

@@ -39,8 +39,8 @@ PRESETS: dict[str, IlluminationConfig] = {
 class Illumination(nn.Module):
     """The network; see the module's description.
 
-    Input and output: (B, 3, H, W), RGB, [0, 1], any H and W >= 16. The output is not clamped, so
-    that training has a gradient everywhere; clamp it before showing it.
+    Input and output: (B, 3, H, W), RGB, [0, 1], any H and W >= 16. The output is not clamped;
+    clamp it before showing it.
     """
 
     def __init__(self, config: IlluminationConfig = PRESETS['illumination']) -> None:

@@ -26,9 +26,10 @@ class NafnetConfig:
 
     channels: int = 16
     """Features of the first level; each further level has twice as many."""
-    encoder_blocks: tuple[int, int, int, int] = (1, 1, 2, 2)
+    encoder_blocks: tuple[int, ...] = (1, 1, 2, 2)
+    """Of each level from the first down; as many levels as numbers."""
     middle_blocks: int = 2
-    decoder_blocks: tuple[int, int, int, int] = (1, 1, 1, 1)
+    decoder_blocks: tuple[int, ...] = (1, 1, 1, 1)
     """From the deepest level up."""
     unshuffle: int = 2
     """1: works at full size, as the paper. 2: on 2x2 cells of the frame, several times faster."""
@@ -38,10 +39,12 @@ class NafnetConfig:
     """D of the controller's embeddings; 0: there is no controller."""
 
     def __post_init__(self) -> None:
-        """Refuse a prior that this network has no use for.
+        """Refuse levels that do not pair, and a prior that this network has no use for.
 
         :raises ValueError: see there.
         """
+        if len(self.encoder_blocks) != len(self.decoder_blocks):
+            raise ValueError('encoder_blocks and decoder_blocks: give as many numbers in both')
         if self.prior.kind not in ('none', 'controller'):
             raise ValueError(
                 f'prior.kind: nafnet takes no heat-map of {self.prior.kind}: '
@@ -51,7 +54,7 @@ class NafnetConfig:
 
 PRESETS: dict[str, NafnetConfig] = {
     'nafnet': NafnetConfig(),
-    'nafnet-tiny': NafnetConfig(8, (1, 0, 0, 0), 1, (0, 0, 0, 1)),
+    'nafnet-tiny': NafnetConfig(8, (1, 0), 1, (0, 1)),
 }
 """`nafnet` is for a CPU; `nafnet-tiny` is for tests."""
 
@@ -90,21 +93,21 @@ class Nafnet(nn.Module):
     def __init__(self, config: NafnetConfig = PRESETS['nafnet']) -> None:
         super().__init__()
         self.config = config
-        widths = [config.channels * 2**level for level in range(5)]
+        widths = [config.channels * 2**level for level in range(len(config.encoder_blocks) + 1)]
         cells = 3 * config.unshuffle**2
         self.stem = nn.Conv2d(cells, widths[0], 3, padding=1)
-        self.encoder = nn.ModuleList(map(_blocks, widths[:4], config.encoder_blocks))
-        self.down = nn.ModuleList(nn.Conv2d(w, 2 * w, 2, stride=2) for w in widths[:4])
-        self.middle = _blocks(widths[4], config.middle_blocks)
+        self.encoder = nn.ModuleList(map(_blocks, widths[:-1], config.encoder_blocks))
+        self.down = nn.ModuleList(nn.Conv2d(w, 2 * w, 2, stride=2) for w in widths[:-1])
+        self.middle = _blocks(widths[-1], config.middle_blocks)
         self.up = nn.ModuleList(nn.Conv2d(w, 2 * w, 1, bias=False) for w in widths[:0:-1])
-        self.decoder = nn.ModuleList(map(_blocks, widths[3::-1], config.decoder_blocks))
+        self.decoder = nn.ModuleList(map(_blocks, widths[-2::-1], config.decoder_blocks))
         self.head = nn.Conv2d(widths[0], cells, 3, padding=1)
         if config.embedding:  # last, so that all else begins as it does without
             blocks = (block for part in self._parts() for block in part)
             self.prompts = DegradationPrompts(
                 config.embedding, [block.project.out_channels for block in blocks]
             )
-            self.content = ContentAttention(config.embedding, widths[4])
+            self.content = ContentAttention(config.embedding, widths[-1])
 
     def _parts(self) -> list[nn.ModuleList]:
         """Blocks of each level, in the order in which a frame passes them."""
@@ -113,7 +116,7 @@ class Nafnet(nn.Module):
     def forward(self, frame: Tensor, embeddings: Tensor | None = None) -> Tensor:
         """Enhance (B, 3, H, W)."""
         height, width = frame.shape[-2:]
-        multiple = 16 * self.config.unshuffle
+        multiple = 2 ** len(self.down) * self.config.unshuffle
         border = (0, -width % multiple, 0, -height % multiple)
         padded = functional.pad(frame, border, mode='replicate')
         content, modulations = None, [None] * sum(map(len, self._parts()))

@@ -78,14 +78,14 @@ class Refiner(nn.Module):
         self.register_buffer('mean_embedding', torch.zeros(config.prior_width))
         self.register_buffer('seen', torch.zeros((), dtype=torch.int64))
 
-    def forward(self, frame: Tensor, restored: Tensor, embedding: Tensor | None = None) -> Tensor:
+    def forward(self, frame: Tensor, enhanced: Tensor, embedding: Tensor | None = None) -> Tensor:
         """Refine; without an embedding g is the mean over the training frames."""
         if embedding is None:
             # Not len(): the exporter would take it as a constant.
             embedding = self.mean_embedding.expand(frame.shape[0], -1)
         height, width = frame.shape[-2:]
         both = functional.pad(
-            torch.cat([restored, frame], dim=1),
+            torch.cat([enhanced, frame], dim=1),
             (0, -width % SIZE_MULTIPLE, 0, -height % SIZE_MULTIPLE),
             mode='replicate',
         )
@@ -96,7 +96,7 @@ class Refiner(nn.Module):
         decoded = functional.pixel_shuffle(self.head(half), 2)[..., :height, :width]
         change, residual = decoded.chunk(2, dim=1)
         # Eq. 1 with I_m = 1 + change, rearranged: what is added to the base's is zero at first.
-        return restored + (restored - frame) * change + residual
+        return enhanced + (enhanced - frame) * change + residual
 
     @torch.no_grad()
     def observe(self, embedding: Tensor) -> None:
@@ -201,9 +201,7 @@ def convolve_each_place(features: Tensor, kernels: Tensor) -> Tensor:
     """
     height, width = features.shape[-2:]
     padded = functional.pad(features, (KERNEL // 2,) * 4)
+    rows = [padded[..., y : y + height, :] for y in range(KERNEL)]
+    shifted = [row[..., x : x + width] for row in rows for x in range(KERNEL)]
     weights = kernels.chunk(KERNEL**2, dim=1)
-    shifts = [(y, x) for y in range(KERNEL) for x in range(KERNEL)]
-    return sum(
-        weight * padded[..., y : y + height, x : x + width]
-        for weight, (y, x) in zip(weights, shifts)
-    )
+    return sum(weight * one for weight, one in zip(weights, shifted))

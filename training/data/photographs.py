@@ -22,13 +22,13 @@ def find_photographs(
 
     :raises FileNotFoundError: a folder is missing or has no picture.
     """
-    by_folder: dict[Path, list[Path]] = {}
+    by_folder: dict[Path, dict[Path, None]] = {}  # each picture once, if a folder is given twice
     for folder in folders:
         pictures = [p for p in Path(folder).rglob('*') if p.suffix.lower() in IMAGE_SUFFIXES]
         if not pictures:
             raise FileNotFoundError(f'no photographs in {folder}: give folders of .jpg or .png')
         for picture in sorted(pictures):
-            by_folder.setdefault(picture.parent, []).append(picture)
+            by_folder.setdefault(picture.parent, {})[picture] = None
     return [
         picture
         for pictures in by_folder.values()
