@@ -36,6 +36,7 @@ OF_EXTRAS = {'jinja2', 'matplotlib', 'mcap', 'onnx', 'open_clip', 'plotly', 'ros
 OF_EXTRAS |= {
     'onnxruntime',
     'onnxscript',
+    'pyiqa',
     'ray',
     'safetensors',
     'torch',

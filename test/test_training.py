@@ -27,7 +27,11 @@ from dap_led_training.loop import LoopConfig
 from dap_led_training.losses import LossWeights
 from dap_led_training.train import TrainConfig, train
 from dap_led_training.train_clip import ClipConfig
+from dap_led_training.train_clip_lit import ClipLitConfig
+from dap_led_training.train_da_clip import DaClipConfig
+from dap_led_training.train_devudp import DevudpTraining
 from dap_led_training.train_distilled import DistilConfig
+from dap_led_training.train_refiner import RefinerRecipe
 
 RECIPES = Path(night_blur.__file__).parent.parent / 'configs'
 
@@ -198,9 +202,19 @@ def test_an_unknown_network_names_the_known_ones(folder, tmp_path):
 def test_every_recipe_loads():
     recipes = sorted(RECIPES.glob('*.yaml'))
     assert recipes
-    kinds = {'degradation_clip_tiny': ClipConfig, 'distilled': DistilConfig}
+    kinds = {
+        'degradation_clip_tiny': ClipConfig,
+        'distilled': DistilConfig,
+        'clip_lit': ClipLitConfig,
+        'da_clip': DaClipConfig,
+        'da_clip_nafnet': TrainConfig,
+        'da_clip_small': TrainConfig,
+        'devudp': DevudpTraining,
+        'refiner': RefinerRecipe,
+    }
     for recipe in recipes:
-        kind = kinds.get(recipe.stem.removesuffix('_2'), TrainConfig)
+        named = [name for name in kinds if recipe.stem.startswith(name)]
+        kind = kinds[max(named, key=len)] if named else TrainConfig
         assert isinstance(configuration.load(recipe, kind), kind)
 
 

@@ -31,8 +31,8 @@ from dap_led_training.train import TrainConfig
 
 WAYS = {
     'every layer': ('',),
-    'encoder at 1/16': ('encoder16.',),
-    'encoder at 1/8 and 1/16': INT8_LAYERS,
+    'encoder at 1/8 and 1/16': ('encoder8.', 'encoder16.'),
+    'encoder at 1/16': INT8_LAYERS,
 }
 """Where the names of the parameters begin that are quantised; the last is that of dap-led export
 and kept."""
