@@ -13,12 +13,12 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dap_led_ros.inference.checkpoint import NETWORKS
-from dap_led_ros.models import dap_led, devudp, illumination, nafnet, nano, refiner
+from dap_led_ros.inference import checkpoint
+from dap_led_ros.models.dap_led import DapLedConfig
+from dap_led_ros.models.refiner import RefinerConfig
 
 SIZES = ((256, 256), (640, 480), (1280, 720))
 """Width and height."""
-MODULES = (dap_led, nano, nafnet, illumination, devudp, refiner)
 CLIPS = ('ViT-L-14',)
 
 
@@ -33,17 +33,16 @@ def count(network: nn.Module, *inputs: torch.Tensor) -> tuple[float, float]:
 
 def costs() -> dict[str, tuple[float, list[float]]]:
     """For each preset: millions of parameters, and 1e9 MACs at each of SIZES."""
-    networks = {config: network for network, config in NETWORKS.values()}
     table = {}
-    for name, preset in {n: p for module in MODULES for n, p in module.PRESETS.items()}.items():
+    for name, preset in checkpoint.PRESETS.items():
         macs = []
         with torch.device('meta'):
-            network = networks[type(preset)](preset)
+            network = checkpoint.create(preset)
             for width, height in SIZES:
                 inputs = [torch.rand(1, 3, height, width)]
-                if isinstance(preset, dap_led.DapLedConfig):
+                if isinstance(preset, DapLedConfig):
                     inputs.append(torch.rand(1, 1, 16, 16))  # the heat-map
-                elif isinstance(preset, refiner.RefinerConfig):
+                elif isinstance(preset, RefinerConfig):
                     inputs.append(inputs[0])  # what its base made
                 parameters, mac = count(network, *inputs)
                 macs.append(mac)

@@ -26,7 +26,7 @@ from dap_led_ros.models.nafnet import Nafnet
 from dap_led_ros.models.nano import Nano, NanoConfig
 from dap_led_ros.priors import PriorConfig
 from dap_led_training import configuration, loop, losses
-from dap_led_training.data.batches import Batches, Stage
+from dap_led_training.data.batches import Batches, Stage, as_planes
 from dap_led_training.data.config import DataConfig, source
 from dap_led_training.degradation.night_blur import NightBlurConfig
 from dap_led_training.loop import LoopConfig
@@ -96,7 +96,7 @@ class EnhanceRecipe(nn.Module):
 
     def forward(self, degraded: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Weighted loss terms of (B, H, W, 3) uint8 pairs."""
-        degraded, target = _to_network(degraded), _to_network(target)
+        degraded, target = as_planes(degraded), as_planes(target)
         prior, judge = (m.to(degraded.device) if m else None for m in self._frozen)
         gate = None
         if isinstance(self.network, Nano):
@@ -156,11 +156,6 @@ def train(config: TrainConfig, out: Path, initial: Path | None = None) -> Path:
     )
     loop.fit(fabric, recipe, batches, config.loop, out, recipe.write)
     return out / loop.WEIGHTS
-
-
-def _to_network(frames: Tensor) -> Tensor:
-    """(B, H, W, 3) uint8 -> (B, 3, H, W) float in [0, 1]; channels_last in memory already."""
-    return frames.permute(0, 3, 1, 2).float().div(255)
 
 
 def main(arguments: list[str] | None = None) -> None:

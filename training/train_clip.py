@@ -28,6 +28,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from dap_led_training import captions, configuration, loop
+from dap_led_training.data.batches import as_planes
 from dap_led_training.data.photographs import find_photographs
 from dap_led_training.labelled_frames import LabelledFrames, Mixture, render, resize
 
@@ -170,7 +171,7 @@ class ClipRecipe(nn.Module):
             self.config.tuning_dropout if tuning else self.config.patch_dropout
         )
         self.step += 1
-        _, tokens = visual(normalized(pictures.permute(0, 3, 1, 2).float() / 255))
+        _, tokens = visual(normalized(as_planes(pictures)))
         tokens = tokens @ visual.proj
         kept = visual.patch_dropout.kept
         if kept is not None:

@@ -34,7 +34,7 @@ from dap_led_ros.models.illumination import PRESETS, Illumination
 from dap_led_ros.priors import NAMES, PriorConfig
 from dap_led_ros.priors.clip import ClipPrior
 from dap_led_training import configuration, loop, losses
-from dap_led_training.data.batches import Stage
+from dap_led_training.data.batches import Stage, as_planes
 from dap_led_training.data.unpaired import UnpairedBatches, UnpairedConfig, sources
 from dap_led_training.degradation.night_blur import NightBlurConfig
 
@@ -167,7 +167,7 @@ class PromptRecipe(nn.Module):
 
     def forward(self, degraded: Tensor, clean: Tensor) -> dict[str, Tensor]:
         """Loss terms of two sets of (B, H, W, 3) uint8 frames."""
-        degraded, clean = _planes(degraded), _planes(clean)
+        degraded, clean = as_planes(degraded), as_planes(clean)
         prior, *enhancers = (module.to(degraded.device) for module in self._frozen)
         prior.visual.patch_dropout.draw()
         with torch.no_grad():
@@ -204,7 +204,7 @@ class IlluminationRecipe(nn.Module):
         """Loss terms of (B, H, W, 3) uint8 frames; the clean ones are only for the prompts."""
         config, prior = self.config, self._frozen[0].to(degraded.device)
         prior.visual.patch_dropout.draw()
-        frames = _planes(degraded)
+        frames = as_planes(degraded)
         enhanced = self.network(frames)
         with torch.no_grad():
             before, _ = prior.layers(frames, config.layers)
@@ -309,11 +309,6 @@ def _keep(out: Path, network: Path, prompts: Path | None) -> None:
     for name, path in ((loop.WEIGHTS, network), (PROMPTS, prompts)):
         if path:
             loop.write_whole(out / name, lambda part, path=path: shutil.copyfile(path, part))
-
-
-def _planes(frames: Tensor) -> Tensor:
-    """(B, H, W, 3) uint8 -> (B, 3, H, W) float in [0, 1]."""
-    return frames.permute(0, 3, 1, 2).float().div(255)
 
 
 def main(arguments: list[str] | None = None) -> None:

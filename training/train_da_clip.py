@@ -29,6 +29,7 @@ from dap_led_ros.priors import PriorConfig
 from dap_led_ros.priors.clip import ClipPrior
 from dap_led_ros.priors.controller import Controller, ControllerPrior, pooled, tokens
 from dap_led_training import captions, configuration, loop
+from dap_led_training.data.batches import as_planes
 from dap_led_training.data.photographs import find_photographs
 from dap_led_training.evaluate_prior import CLASSES, FOUR_CLASSES, class_of, to_tensor
 from dap_led_training.labelled_frames import LabelledFrames, Mixture, render, resize
@@ -118,8 +119,7 @@ class DaClipRecipe(nn.Module):
         """Loss terms of a batch of Triples."""
         frozen = self._frozen[0].to(degraded.device)
         degraded, sharp = (
-            (pictures.permute(0, 3, 1, 2).float() / 255 - frozen.mean) / frozen.std
-            for pictures in (degraded, sharp)
+            (as_planes(pictures) - frozen.mean) / frozen.std for pictures in (degraded, sharp)
         )
         patches = int(np.prod(frozen.visual.grid_size))
         draws = torch.rand(len(degraded), patches, device=degraded.device)

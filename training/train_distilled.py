@@ -26,6 +26,7 @@ from dap_led_ros.inference.priors import build_prior
 from dap_led_ros.priors import PriorConfig
 from dap_led_ros.priors.distilled import SIZE, DistilledPrior
 from dap_led_training import configuration, export, loop
+from dap_led_training.data.batches import as_planes
 from dap_led_training.data.photographs import find_photographs
 from dap_led_training.evaluate_prior import to_tensor
 from dap_led_training.labelled_frames import LabelledFrames, Mixture, render
@@ -102,7 +103,7 @@ class DistilRecipe(nn.Module):
 
     def forward(self, small: Tensor, maps: Tensor, scores: Tensor) -> dict[str, Tensor]:
         """Loss terms of a batch of Judgements."""
-        found = self.network.logits(small.permute(0, 3, 1, 2).float() / 255)
+        found = self.network.logits(as_planes(small))
         return {
             name: functional.binary_cross_entropy_with_logits(mine, theirs)
             - functional.binary_cross_entropy(theirs, theirs)

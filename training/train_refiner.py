@@ -23,7 +23,7 @@ from dap_led_ros.inference.refined import OnnxBase, Refined, embed
 from dap_led_ros.models.refiner import PRESETS, Refiner
 from dap_led_ros.priors import PriorConfig
 from dap_led_training import configuration, loop, losses
-from dap_led_training.data.batches import Batches, Stage
+from dap_led_training.data.batches import Batches, Stage, as_planes
 from dap_led_training.data.config import DataConfig, source
 from dap_led_training.degradation.night_blur import NightBlurConfig
 from dap_led_training.loop import LoopConfig
@@ -81,7 +81,7 @@ class RefineRecipe(nn.Module):
 
     def forward(self, degraded: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Weighted loss terms of (B, H, W, 3) uint8 pairs."""
-        degraded, target = (f.permute(0, 3, 1, 2).float().div(255) for f in (degraded, target))
+        degraded, target = as_planes(degraded), as_planes(target)
         prior, base = (module.to(degraded.device) for module in self._frozen)
         joint, refiner = self.config.joint, self.network['refiner']
         with torch.set_grad_enabled(joint):

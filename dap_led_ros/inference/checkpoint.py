@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from dap_led_ros.inference.priors import build_prior
 from dap_led_ros.inference.refined import OnnxBase, Refined
+from dap_led_ros.models import dap_led, devudp, illumination, nafnet, nano, refiner
 from dap_led_ros.models.dap_led import DapLed, DapLedConfig
 from dap_led_ros.models.devudp import Devudp, DevudpConfig
 from dap_led_ros.models.illumination import Illumination, IlluminationConfig
@@ -36,8 +37,22 @@ NETWORKS = {
     'Nano': (Nano, NanoConfig),
     'Refiner': (Refiner, RefinerConfig),
 }
+PRESETS: dict[str, Any] = {
+    **dap_led.PRESETS,
+    **nano.PRESETS,
+    **nafnet.PRESETS,
+    **illumination.PRESETS,
+    **devudp.PRESETS,
+    **refiner.PRESETS,
+}
+"""The named configuration of every network."""
 CACHED = ('texts', 'logit_scale', 'controller.')
 """How the names of a prior's tensors begin that a checkpoint holds."""
+
+
+def create(config: Any) -> nn.Module:
+    """The network of a configuration, with new weights."""
+    return next(kind for kind, of in NETWORKS.values() if of is type(config))(config)
 
 
 class Guided(nn.Module):

@@ -39,13 +39,9 @@ from dap_led_ros.inference.enhancer import to_tensor
 from dap_led_ros.inference.nano_graph import NanoGraph
 from dap_led_ros.inference.priors import build_prior
 from dap_led_ros.inference.refined import OnnxBase, Refined
-from dap_led_ros.models import dap_led, devudp, illumination, nafnet, nano, refiner
-from dap_led_ros.models.dap_led import DapLed
-from dap_led_ros.models.devudp import Devudp
-from dap_led_ros.models.illumination import Illumination
-from dap_led_ros.models.nafnet import Nafnet
+from dap_led_ros.models.dap_led import DapLed, DapLedConfig
 from dap_led_ros.models.nano import Nano
-from dap_led_ros.models.refiner import Refiner
+from dap_led_ros.models.refiner import Refiner, RefinerConfig
 from dap_led_ros.priors import PriorConfig
 from dap_led_ros.priors.distilled import SIZE as DISTILLED_SIZE
 from dap_led_ros.priors.distilled import DistilledPrior
@@ -121,22 +117,17 @@ def untrained(preset: str) -> nn.Module:
 
     :raises ValueError: there is no such preset.
     """
+    # A refiner is nothing without a base.
+    known = {n: c for n, c in checkpoint.PRESETS.items() if not isinstance(c, RefinerConfig)}
+    if preset not in known:
+        raise ValueError(f'no preset {preset!r}: use one of {", ".join(known)}')
+    config = known[preset]
     torch.manual_seed(0)
-    if preset in nano.PRESETS:
-        network: nn.Module = Nano(nano.PRESETS[preset])
-    elif preset in devudp.PRESETS:
-        network = Devudp(devudp.PRESETS[preset])
-    elif preset in illumination.PRESETS:
-        network = Illumination(illumination.PRESETS[preset])
-    elif preset in nafnet.PRESETS:
-        network = Nafnet(nafnet.PRESETS[preset])
-    elif preset in dap_led.PRESETS:
-        config = dataclasses.replace(dap_led.PRESETS[preset], prior=PriorConfig())
-        network = Guided(DapLed(config), build_prior(config.prior))
-    else:
-        modules = (nano, devudp, illumination, nafnet, dap_led)
-        known = ', '.join(name for module in modules for name in module.PRESETS)
-        raise ValueError(f'no preset {preset!r}: use one of {known}')
+    if isinstance(config, DapLedConfig):
+        config = dataclasses.replace(config, prior=PriorConfig())
+    network = checkpoint.create(config)
+    if isinstance(network, DapLed):
+        network = Guided(network, build_prior(config.prior))
     return network.eval().requires_grad_(False)
 
 
@@ -500,15 +491,7 @@ def gmac_per_megapixel(network: nn.Module) -> float:
 
 def _preset(config: object) -> str:
     """Name of a configuration; its prior does not matter."""
-    known = {
-        **nano.PRESETS,
-        **devudp.PRESETS,
-        **illumination.PRESETS,
-        **nafnet.PRESETS,
-        **refiner.PRESETS,
-        **dap_led.PRESETS,
-    }
-    for name, preset in known.items():
+    for name, preset in checkpoint.PRESETS.items():
         if type(preset) is type(config):
             of_prior = ('prior', 'prior_width', 'embedding', 'baked')
             changed = {one: getattr(config, one) for one in of_prior if hasattr(config, one)}

@@ -83,6 +83,11 @@ class Batches(Dataset):
         return torch.from_numpy(np.stack(degraded)), torch.from_numpy(np.stack(target))
 
 
+def as_planes(frames: torch.Tensor) -> torch.Tensor:
+    """(B, H, W, 3) uint8 -> (B, 3, H, W) float in [0, 1]; channels_last in memory already."""
+    return frames.permute(0, 3, 1, 2).float().div(255)
+
+
 def stage_of(stages: list[Stage], step: int) -> Stage:
     """The stage that a step of the run belongs to.
 
