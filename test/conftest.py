@@ -49,6 +49,25 @@ def pictures(tmp_path, night) -> str:
     return folder
 
 
+def cut(folder: Path, count: int, columns: int, step: tuple[int, int], width: int = 300) -> Path:
+    """Write so many pieces of the sample photograph, as 0.png and so on; returns the folder.
+
+    Each is 270 high; they lie in rows of so many columns, `step` apart in x and y.
+    """
+    picture = cv2.imread(str(Path(sample.__file__).parent / 'garage.jpg'))
+    folder.mkdir(exist_ok=True)
+    for index in range(count):
+        x, y = step[0] * (index % columns), step[1] * (index // columns)
+        cv2.imwrite(str(folder / f'{index}.png'), picture[y : y + 270, x : x + width])
+    return folder
+
+
+@pytest.fixture(scope='session')
+def folder(tmp_path_factory) -> str:
+    """Eight real pictures of 300x270, for all tests to read."""
+    return str(cut(tmp_path_factory.mktemp('photographs') / 'garage', 8, 4, (140, 220)))
+
+
 class NodeProcess:
     """A node in a process of its own, as a user would start it."""
 

@@ -6,7 +6,8 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 pytest.importorskip('rclpy', reason='no ROS 2 here: source one, or let make test install it')
 
 import rclpy
-from conftest import ros_environment, wait_until
+from conftest import NodeProcess, ros_environment, wait_until
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.executors import SingleThreadedExecutor
@@ -24,6 +25,7 @@ from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from dap_led_ros.inference import Enhancer
 from dap_led_ros.nodes import environment
 
 Stamp = tuple[int, int]
@@ -175,6 +177,35 @@ def running(graph, start_node) -> tuple[Camera, Any]:
     node = start_node('enhance', [], graph.variables)
     assert wait_until(camera.connected), node.log
     return camera, node
+
+
+def run_in_the_node(
+    graph: Graph,
+    start_node: Callable[..., NodeProcess],
+    model: Path,
+    frame: np.ndarray,
+    arguments: Sequence[str] = (),
+    reference: Path | None = None,
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """The node makes of a piece of a frame what the Enhancer makes of it.
+
+    :param arguments: more of the node's.
+    :param reference: what the Enhancer opens in place of `model`.
+    :returns: the piece, that of the Enhancer, and the node's log.
+    """
+    camera = graph.camera()
+    given = ['-p', f'model:={model}', '-p', 'threads:=1', '-p', 'warm_up:=["160x120"]']
+    node = start_node('enhance', [*given, *arguments], graph.variables)
+    assert wait_until(camera.connected, 240), node.log
+    picture = np.ascontiguousarray(frame[:121, :163])
+    message = image(picture, 'rgb8', 1)
+    # Again and again: the node may find the camera later than the camera finds the node.
+    assert wait_until(lambda: camera.send(message, 10) is not None, 60), node.log
+    received = camera.enhanced[stamp(message)]
+    assert received.header == message.header
+    expected = Enhancer.load(str(reference or model)).enhance(picture).frame
+    assert np.abs(pixels_of(received).astype(int) - expected).max() <= 1
+    return picture, expected, node.log
 
 
 def stamp(message: Any) -> Stamp:

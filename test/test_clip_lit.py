@@ -15,10 +15,9 @@ import pytest
 torch = pytest.importorskip('torch', reason="no torch: pip install 'dap_led_ros[train]'")
 pytest.importorskip('open_clip', reason="no open_clip: pip install 'dap_led_ros[train]'")
 
-from conftest import wait_until
+from conftest import cut
 from safetensors.torch import load_file, save_file
 
-from dap_led_ros import sample
 from dap_led_ros.inference import Enhancer, checkpoint, priors
 from dap_led_ros.inference.priors import build_prior, embed_prompts, load_clip, tokenize
 from dap_led_ros.models.illumination import DARKEST, PRESETS, Illumination
@@ -43,7 +42,7 @@ from dap_led_training.train_clip_lit import (
 
 ROS = importlib.util.find_spec('rclpy') is not None
 if ROS:
-    from ros_graph import graph, image, pixels_of, stamp
+    from ros_graph import graph, run_in_the_node
 
     __all__ = ['graph']
 
@@ -53,12 +52,7 @@ TINY = Path(losses.__file__).parent / 'configs' / 'clip_lit_tiny.yaml'
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory) -> Path:
     """Ten real pictures: pieces of the sample photograph."""
-    path = tmp_path_factory.mktemp('photographs')
-    picture = cv2.imread(str(Path(sample.__file__).parent / 'garage.jpg'))
-    for index in range(10):
-        x, y = 120 * (index % 5), 220 * (index // 5)
-        cv2.imwrite(str(path / f'{index}.png'), picture[y : y + 270, x : x + 160])
-    return path
+    return cut(tmp_path_factory.mktemp('photographs'), 10, 5, (120, 220), width=160)
 
 
 @pytest.fixture(scope='module')
@@ -267,19 +261,8 @@ def test_the_export_is_the_network(trained, exported, night):
 @pytest.mark.skipif(not ROS, reason='no ROS 2 here: source one, or let make test install it')
 def test_it_runs_in_the_node(exported, night, request, start_node):
     graph = request.getfixturevalue('graph')
-    camera = graph.camera()
-    arguments = ['-p', f'model:={exported}', '-p', 'threads:=1', '-p', 'warm_up:=["160x120"]']
-    node = start_node('enhance', arguments, graph.variables)
-    assert wait_until(camera.connected, 60), node.log
-    picture = np.ascontiguousarray(night[0][:121, :163])
-    message = image(picture, 'rgb8', 1)
-    # Again and again: the node may find the camera later than the camera finds the node.
-    assert wait_until(lambda: camera.send(message, 2) is not None, 60), node.log
-    received = camera.enhanced[stamp(message)]
-    assert received.header == message.header
-    expected = Enhancer.load(str(exported)).enhance(picture).frame
+    picture, expected, _ = run_in_the_node(graph, start_node, exported, night[0])
     assert expected.mean() > picture.mean() + 3
-    assert np.abs(pixels_of(received).astype(int) - expected).max() <= 1
 
 
 def test_learned_prompts_guide_a_dap_led(trained, folder, night, tmp_path, monkeypatch):

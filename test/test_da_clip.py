@@ -14,11 +14,10 @@ import pytest
 torch = pytest.importorskip('torch', reason="no torch: pip install 'dap_led_ros[train]'")
 pytest.importorskip('open_clip', reason="no open_clip: pip install 'dap_led_ros[train]'")
 
-from conftest import wait_until
+from conftest import cut
 from safetensors.torch import load_file
 from torch.nn import functional
 
-from dap_led_ros import sample
 from dap_led_ros.inference import Enhancer, checkpoint, export
 from dap_led_ros.inference.priors import build_prior
 from dap_led_ros.models import dap_led, nafnet
@@ -34,7 +33,7 @@ from dap_led_training.train_da_clip import DaClipConfig
 
 ROS = importlib.util.find_spec('rclpy') is not None
 if ROS:
-    from ros_graph import graph, image, pixels_of
+    from ros_graph import graph, run_in_the_node
 
     __all__ = ['graph']
 
@@ -44,12 +43,7 @@ CONFIGS = Path(train.__file__).parent / 'configs'
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory) -> str:
     """Nine real pictures: pieces of the sample photograph."""
-    path = tmp_path_factory.mktemp('photographs')
-    picture = cv2.imread(str(Path(sample.__file__).parent / 'garage.jpg'))
-    for index in range(9):
-        x, y = 120 * (index % 3), 100 * (index // 3)
-        cv2.imwrite(str(path / f'{index}.png'), picture[y : y + 270, x : x + 300])
-    return str(path)
+    return str(cut(tmp_path_factory.mktemp('photographs'), 9, 3, (120, 100)))
 
 
 @pytest.fixture(scope='module')
@@ -353,17 +347,7 @@ def test_it_exports_with_the_controller_folded_in(restored, controlled, tmp_path
 
 @pytest.mark.skipif(not ROS, reason='no ROS 2 here: source one, or let make test install it')
 def test_it_runs_in_the_node(restored, graph, start_node, night):
-    camera = graph.camera()
-    arguments = ['-p', f'model:={restored}', '-p', 'threads:=1', '-p', 'warm_up:=["160x120"]']
-    node = start_node('enhance', arguments, graph.variables)
-    assert wait_until(camera.connected, 240), node.log
-    picture = np.ascontiguousarray(night[0][:121, :163])
-    message = image(picture, 'rgb8', 1)
-    received = camera.send(message)
-    assert received is not None, node.log
-    assert received.header == message.header
-    expected = Enhancer.load(str(restored)).enhance(picture).frame
-    assert np.abs(pixels_of(received).astype(int) - expected).max() <= 1
+    run_in_the_node(graph, start_node, restored, night[0])
 
 
 # --- faults -----------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ import pytest
 torch = pytest.importorskip('torch', reason="no torch: pip install 'dap_led_ros[train]'")
 pytest.importorskip('lightning_fabric', reason="no fabric: pip install 'dap_led_ros[train]'")
 
-from conftest import wait_until
 from safetensors.torch import load_file
 
 from dap_led_ros import sample
@@ -28,7 +27,7 @@ from dap_led_training.train_devudp import DevudpRecipe, DevudpTraining, train
 
 ROS = importlib.util.find_spec('rclpy') is not None
 if ROS:
-    from ros_graph import graph, image, pixels_of
+    from ros_graph import graph, run_in_the_node
 
     __all__ = ['graph']
 
@@ -205,18 +204,9 @@ def test_the_export_runs_at_every_size(exported, trained, night):
 
 @pytest.mark.skipif(not ROS, reason='no ROS 2 here: source one, or let make test install it')
 def test_the_export_runs_in_the_node(exported, graph, start_node, night):
-    camera = graph.camera()
-    arguments = ['-p', f'model:={exported}', '-p', 'warm_up:=["160x120"]', '-p', 'mode:=always']
-    node = start_node('enhance', arguments, graph.variables)
-    assert wait_until(camera.connected, 60), node.log
-    picture = np.ascontiguousarray(night[0][:121, :163])
-    message = image(picture, 'rgb8', 1)
-    received = camera.send(message, 60)
-    assert received is not None, node.log
-    assert received.header == message.header
-    expected = Enhancer.load(str(exported)).enhance(picture).frame
+    always = ['-p', 'mode:=always']
+    picture, expected, _ = run_in_the_node(graph, start_node, exported, night[0], always)
     assert expected.mean() > 1.5 * picture.mean()
-    assert np.abs(pixels_of(received).astype(int) - expected).max() <= 1
 
 
 def test_the_sets_of_light_are_what_they_are_called(pieces):

@@ -17,7 +17,18 @@ pytest.importorskip('rclpy', reason='no ROS 2 here: source one, or let make test
 
 from conftest import wait_until
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from ros_graph import compressed, counts, graph, head, image, pixels_of, running, settle, stamp
+from ros_graph import (
+    compressed,
+    counts,
+    graph,
+    head,
+    image,
+    pixels_of,
+    run_in_the_node,
+    running,
+    settle,
+    stamp,
+)
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from dap_led_ros import image_codec
@@ -50,19 +61,9 @@ def test_a_checkpoint_of_the_training_runs_in_the_node(graph, start_node, night,
     network = DapLed(PRESETS['tiny'])
     path = tmp_path / 'weights.safetensors'
     checkpoint.save(network, path, build_prior(PRESETS['tiny'].prior))
-    camera = graph.camera()
-    arguments = ['-p', f'model:={path}', '-p', 'threads:=1', '-p', 'warm_up:=["160x120"]']
-    node = start_node('enhance', arguments, graph.variables)
-    assert wait_until(camera.connected, 60), node.log
-    picture = np.ascontiguousarray(night[0][:121, :163])
-    message = image(picture, 'rgb8', 1)
-    received = camera.send(message)
-    assert received is not None, node.log
-    assert received.header == message.header
-    expected = Enhancer.load(str(path)).enhance(picture).frame
+    picture, expected, log = run_in_the_node(graph, start_node, path, night[0])
     assert not np.array_equal(expected, picture)
-    assert np.abs(pixels_of(received).astype(int) - expected).max() <= 1
-    assert 'on torch ' in node.log
+    assert 'on torch ' in log
 
 
 def test_every_encoding_comes_back_enhanced(running, night):

@@ -18,7 +18,8 @@ torch = pytest.importorskip('torch', reason="no torch: pip install 'dap_led_ros[
 pytest.importorskip('torchmetrics')
 pytest.importorskip('lightning_fabric')
 
-from dap_led_ros import sample
+from conftest import cut
+
 from dap_led_ros.inference import weights
 from dap_led_ros.priors import PriorConfig
 from dap_led_training import ablation, evaluate, metrics, night_sets
@@ -64,12 +65,7 @@ def lol_blur(tmp_path, night) -> Path:
 @pytest.fixture(scope='module')
 def photographs(tmp_path_factory) -> str:
     """Nine pieces of the sample photograph; two of them validate."""
-    path = tmp_path_factory.mktemp('photographs') / 'garage'
-    picture = cv2.imread(str(Path(sample.__file__).parent / 'garage.jpg'))[..., ::-1]
-    for index in range(9):
-        x, y = 100 * (index % 4), 100 * (index // 4)
-        write(path / f'{index}.png', picture[y : y + 270, x : x + 300])
-    return str(path)
+    return str(cut(tmp_path_factory.mktemp('photographs') / 'garage', 9, 4, (100, 100)))
 
 
 @pytest.fixture

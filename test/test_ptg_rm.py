@@ -13,11 +13,9 @@ torch = pytest.importorskip('torch', reason="no torch: pip install 'dap_led_ros[
 pytest.importorskip('open_clip', reason="no open_clip: pip install 'dap_led_ros[train]'")
 onnx = pytest.importorskip('onnx', reason="no onnx: pip install 'dap_led_ros[train]'")
 
-from conftest import wait_until
 from safetensors.torch import load_file
 from torch.nn import functional
 
-from dap_led_ros import sample
 from dap_led_ros.inference import Enhancer, checkpoint, export, info
 from dap_led_ros.inference.priors import build_prior
 from dap_led_ros.inference.refined import Refined, embed
@@ -32,7 +30,7 @@ from dap_led_training.tone_curve import tone_curve
 from dap_led_training.train_refiner import BAKED, RefineRecipe, RefinerRecipe, load_base, train
 
 try:
-    from ros_graph import graph, image, pixels_of
+    from ros_graph import graph, run_in_the_node
 
     __all__ = ['graph']
 except pytest.skip.Exception:  # the test of the node says why
@@ -63,17 +61,6 @@ def with_sizes(model: onnx.ModelProto, sizes: dict[int, int]) -> onnx.ModelProto
         for side, size in sizes.items():
             tensor.type.tensor_type.shape.dim[side].dim_value = size
     return model
-
-
-@pytest.fixture(scope='module')
-def folder(tmp_path_factory) -> str:
-    """Eight real pictures: pieces of the sample photograph."""
-    path = tmp_path_factory.mktemp('photographs')
-    picture = cv2.imread(str(Path(sample.__file__).parent / 'garage.jpg'))
-    for index in range(8):
-        x, y = 140 * (index % 4), 220 * (index // 4)
-        cv2.imwrite(str(path / f'{index}.png'), picture[y : y + 270, x : x + 300])
-    return str(path)
 
 
 @pytest.fixture(scope='module')
@@ -302,19 +289,10 @@ def test_one_file_holds_base_and_refiner(exported, trained):
 
 def test_it_runs_in_the_node(exported, trained, night, request, start_node):
     pytest.importorskip('rclpy', reason='no ROS 2 here: source one, or let make test install it')
-    ros = request.getfixturevalue('graph')
-    camera = ros.camera()
-    arguments = ['-p', f'model:={exported}', '-p', 'warm_up:=["160x120"]', '-p', 'mode:=always']
-    node = start_node('enhance', arguments, ros.variables)
-    assert wait_until(camera.connected, 60), node.log
-    picture = np.ascontiguousarray(night[0][:121, :163])
-    message = image(picture, 'rgb8', 1)
-    received = camera.send(message)
-    assert received is not None, node.log
-    assert received.header == message.header
-    expected = Enhancer.load(str(trained.with_name(BAKED))).enhance(picture).frame
+    ros, baked = request.getfixturevalue('graph'), trained.with_name(BAKED)
+    always = ['-p', 'mode:=always']
+    picture, expected, _ = run_in_the_node(ros, start_node, exported, night[0], always, baked)
     assert expected.mean() > 1.5 * picture.mean()
-    assert np.abs(pixels_of(received).astype(int) - expected).max() <= 1
 
 
 # --- faults -----------------------------------------------------------------------------------

@@ -24,7 +24,6 @@ import yaml
 from conftest import wait_until
 from safetensors.torch import load_file, save_file
 
-from dap_led_ros import sample
 from dap_led_ros.inference import Enhancer, checkpoint, priors
 from dap_led_ros.inference.priors import build_prior
 from dap_led_ros.priors import PriorConfig
@@ -38,17 +37,6 @@ from dap_led_training.train import EnhanceRecipe, TrainConfig, train
 LOOP = LoopConfig(
     learning_rate=1e-3, ema_decay=0.9, workers=0, checkpoint_every=5, precision='32-true'
 )
-
-
-@pytest.fixture(scope='module')
-def folder(tmp_path_factory) -> str:
-    """Eight real pictures: pieces of the sample photograph."""
-    path = tmp_path_factory.mktemp('photographs')
-    picture = cv2.imread(str(Path(sample.__file__).parent / 'garage.jpg'))
-    for index in range(8):
-        x, y = 140 * (index % 4), 220 * (index // 4)
-        cv2.imwrite(str(path / f'{index}.png'), picture[y : y + 270, x : x + 300])
-    return str(path)
 
 
 def recipe(folder: str, steps: int = 10, **changes) -> TrainConfig:

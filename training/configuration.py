@@ -1,7 +1,11 @@
-"""YAML files into typed dataclasses; an unknown key is an error that names the nearest one."""
+"""Recipes: their command line, and YAML files into typed dataclasses.
+
+An unknown key is an error that names the nearest one.
+"""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import difflib
 import sys
@@ -14,6 +18,25 @@ from typing import Any, TypeVar
 import yaml
 
 T = TypeVar('T')
+
+
+def parser(name: str, doc: str) -> argparse.ArgumentParser:
+    """What every recipe's command takes; `name` is the module's, `doc` its page."""
+    made = argparse.ArgumentParser(
+        prog=f'dap_led_training.{name}',
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument('config', type=Path)
+    made.add_argument('--out', type=Path, required=True, help='folder of the run')
+    made.add_argument(
+        '--photographs',
+        nargs='+',
+        default=[],
+        metavar='FOLDER',
+        help="in place of the config's data",
+    )
+    return made
 
 
 def load(path: str | Path, kind: type[T]) -> T:

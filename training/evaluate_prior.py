@@ -46,6 +46,8 @@ CLASSES = {
 }
 # Only the four classes, a quarter each, and nothing between them.
 FOUR_CLASSES = Mixture(dark=0.5, dim=0.0, blurry=0.5, shaken=0.0, grain=0.0)
+VALIDATION_SEED = 78
+"""Of the held-out frames of the four classes: all that is measured is of the same ones."""
 Figures = dict[str, float]
 
 
@@ -55,6 +57,11 @@ def class_of(label: Label) -> str | None:
     if (not dark and label.exposure < 1) or (not blurry and label.path_length > 0):
         return None
     return {(0, 0): 'clean', (1, 0): 'dark', (0, 1): 'blurry', (1, 1): 'both'}[dark, blurry]
+
+
+def class_texts(clip: nn.Module) -> Tensor:
+    """Unit embeddings (4, D) of the CLASSES, in their order."""
+    return embed_prompts(clip, tuple((text, text) for text in CLASSES.values()))[:, 0]
 
 
 def correlations(prior: nn.Module, frames: LabelledFrames) -> Figures:
@@ -73,7 +80,7 @@ def correlations(prior: nn.Module, frames: LabelledFrames) -> Figures:
 def zero_shot(config: PriorConfig, frames: LabelledFrames) -> Figures:
     """Accuracy over the four classes, and of each class."""
     prior = build_prior(config)
-    texts = embed_prompts(load_clip(config), tuple((text, text) for text in CLASSES.values()))
+    texts = class_texts(load_clip(config))
     right: dict[str, list[bool]] = {name: [] for name in CLASSES}
     for frame, label in zip(tqdm(frames.frames, leave=False), frames.labels):
         truth = class_of(label)
@@ -81,7 +88,7 @@ def zero_shot(config: PriorConfig, frames: LabelledFrames) -> Figures:
             continue
         with torch.no_grad():
             image = functional.normalize(prior.embed(to_tensor(frame)), dim=-1)
-        nearest = list(CLASSES)[int((texts[:, 0] @ image[0]).argmax())]
+        nearest = list(CLASSES)[int((texts @ image[0]).argmax())]
         right[truth].append(nearest == truth)
     every = [value for values in right.values() for value in values]
     return {
@@ -197,7 +204,8 @@ def main(arguments: list[str] | None = None) -> None:
     folders = options.photographs or configuration.load(RECIPE, ClipConfig).photographs
     photographs = find_photographs(folders, validation=True)
     mixed = render(photographs, options.frames, 77, options.cache / 'mixed', Mixture())
-    classes = render(photographs, options.frames, 78, options.cache / 'classes', FOUR_CLASSES)
+    folder = options.cache / 'classes'
+    classes = render(photographs, options.frames, VALIDATION_SEED, folder, FOUR_CLASSES)
     clip = PriorConfig(clip=options.clip)
     priors = {
         options.clip: build_prior(clip),

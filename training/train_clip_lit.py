@@ -17,7 +17,6 @@ again it goes on where it stopped.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import shutil
 from dataclasses import dataclass, field
@@ -313,14 +312,8 @@ def _keep(out: Path, network: Path, prompts: Path | None) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and train."""
-    parser = argparse.ArgumentParser(
-        prog='dap_led_training.train_clip_lit',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument('config', type=Path)
-    parser.add_argument('--out', type=Path, required=True, help='folder of the run')
-    for name in ('photographs', 'degraded', 'clean'):
+    parser = configuration.parser('train_clip_lit', __doc__)
+    for name in ('degraded', 'clean'):
         parser.add_argument(
             f'--{name}', nargs='+', default=[], metavar='FOLDER', help="in place of the config's"
         )

@@ -10,7 +10,6 @@ classify the same held-out frames. da_clip.md is the page of this recipe.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 from dataclasses import dataclass, field
@@ -24,19 +23,24 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from dap_led_ros.inference.priors import build_prior, embed_prompts, load_clip
+from dap_led_ros.inference.priors import build_prior, load_clip
 from dap_led_ros.priors import PriorConfig
 from dap_led_ros.priors.clip import ClipPrior
 from dap_led_ros.priors.controller import Controller, ControllerPrior, pooled, tokens
 from dap_led_training import captions, configuration, loop
 from dap_led_training.data.batches import as_planes
 from dap_led_training.data.photographs import find_photographs
-from dap_led_training.evaluate_prior import CLASSES, FOUR_CLASSES, class_of, to_tensor
+from dap_led_training.evaluate_prior import (
+    CLASSES,
+    FOUR_CLASSES,
+    VALIDATION_SEED,
+    class_of,
+    class_texts,
+    to_tensor,
+)
 from dap_led_training.labelled_frames import LabelledFrames, Mixture, render, resize
 from dap_led_training.train_clip import FRAMES_SEED
 
-VALIDATION_SEED = 78
-"""As dap_led_training.evaluate_prior: both measure on the same frames."""
 CLAIMS = (('bright', 'sharp'), ('dark', 'sharp'), ('bright', 'blurry'), ('dark', 'blurry'))
 """Levels of captions.LIGHT and captions.BLUR that the four CLASSES claim, in their order."""
 
@@ -108,8 +112,7 @@ class DaClipRecipe(nn.Module):
     def __init__(self, config: DaClipConfig) -> None:
         super().__init__()
         clip = load_clip(config.prior)
-        texts = embed_prompts(clip, tuple((text, text) for text in CLASSES.values()))
-        frozen = ClipPrior(clip.visual, texts, 1.0)
+        frozen = ClipPrior(clip.visual, class_texts(clip)[:, None], 1.0)
         self.network = Controller(frozen.visual)
         self.patch_dropout = config.patch_dropout
         # In a tuple, so that checkpoints do not hold what never changes.
@@ -213,17 +216,12 @@ def evaluate(config: DaClipConfig, out: Path) -> str:
     frames = render(photographs, count, VALIDATION_SEED, folder, FOUR_CLASSES)
     weights = str(out / loop.WEIGHTS)
     prior = build_prior(dataclasses.replace(config.prior, kind='controller', controller=weights))
-    pairs = tuple((text, text) for text in CLASSES.values())
-    return measure(prior, embed_prompts(load_clip(config.prior), pairs)[:, 0], frames)
+    return measure(prior, class_texts(load_clip(config.prior)), frames)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line, train, and print what the controller knows."""
-    parser = argparse.ArgumentParser(prog='dap_led_training.train_da_clip', description=__doc__)
-    parser.add_argument('config', type=Path)
-    parser.add_argument('--out', type=Path, required=True, help='folder of the run')
-    parser.add_argument('--photographs', nargs='+', help="folders in place of the config's")
-    options = parser.parse_args(arguments)
+    options = configuration.parser('train_da_clip', __doc__).parse_args(arguments)
     config = configuration.load(options.config, DaClipConfig)
     if options.photographs:
         config = dataclasses.replace(config, photographs=options.photographs)

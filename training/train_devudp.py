@@ -11,7 +11,6 @@ constant in what D is told. So they are updated at once, not in turns.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -143,17 +142,7 @@ def train(config: DevudpTraining, out: Path) -> Path:
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and train."""
-    parser = argparse.ArgumentParser(
-        prog='dap_led_training.train_devudp',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument('config', type=Path)
-    parser.add_argument('--out', type=Path, required=True, help='folder of the run')
-    parser.add_argument(
-        '--photographs', nargs='+', metavar='FOLDER', help="in place of the config's data"
-    )
-    options = parser.parse_args(arguments)
+    options = configuration.parser('train_devudp', __doc__).parse_args(arguments)
     config = configuration.load(options.config, DevudpTraining)
     if options.photographs:
         data = UnpairedConfig(photographs=options.photographs)

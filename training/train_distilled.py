@@ -8,7 +8,6 @@ RUN/weights.safetensors and RUN/degradation.onnx, which needs no torch: input `f
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,11 +136,7 @@ def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and train."""
-    parser = argparse.ArgumentParser(prog='dap_led_training.train_distilled', description=__doc__)
-    parser.add_argument('config', type=Path)
-    parser.add_argument('--out', type=Path, required=True, help='folder of the run')
-    parser.add_argument('--photographs', nargs='+', help="folders in place of the config's")
-    options = parser.parse_args(arguments)
+    options = configuration.parser('train_distilled', __doc__).parse_args(arguments)
     config = configuration.load(options.config, DistilConfig)
     if options.photographs:
         config = dataclasses.replace(config, photographs=options.photographs)

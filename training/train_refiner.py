@@ -8,7 +8,6 @@ no CLIP. Enhancer.load, dap-led export and the node's `model` take both. See ptg
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -147,17 +146,8 @@ def train(config: RefinerRecipe, out: Path) -> Path:
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and train."""
-    parser = argparse.ArgumentParser(
-        prog='dap_led_training.train_refiner',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument('config', type=Path)
-    parser.add_argument('--out', type=Path, required=True, help='folder of the run')
+    parser = configuration.parser('train_refiner', __doc__)
     parser.add_argument('--base', metavar='MODEL', help="in place of the config's")
-    parser.add_argument(
-        '--photographs', nargs='+', metavar='FOLDER', help="in place of the config's data"
-    )
     options = parser.parse_args(arguments)
     config = configuration.load(options.config, RefinerRecipe)
     if options.base:
