@@ -47,6 +47,9 @@ def add_commands(commands: Any) -> None:
     measure.add_argument('--device', default='auto', help='auto, cpu, cuda or tensorrt')
     measure.add_argument('--threads', type=int, default=0)
     measure.add_argument('--tile', type=int, default=0, help='in tiles of so many pixels')
+    measure.add_argument(
+        '--compile', action='store_true', help='torch.compile; MODEL is a .safetensors file'
+    )
     measure.add_argument('--frames', type=int, default=30, help='of each method at each size')
     measure.add_argument('--json', type=Path)
     measure.add_argument('--plot', type=Path, help='path of a .png or .svg')
@@ -113,6 +116,7 @@ def _benchmark(options: argparse.Namespace) -> int:
         options.threads,
         options.frames,
         options.tile,
+        options.compile,
     )
     limits = {'machine': benchmark.machine(), 'copy_gb_per_s': benchmark.copy_gb_per_s()}
     print(f'{limits["machine"]}; copies {limits["copy_gb_per_s"]:.1f} GB/s')

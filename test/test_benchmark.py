@@ -87,6 +87,11 @@ def test_a_size_that_is_none_is_refused(size, capsys):
     assert size in capsys.readouterr().err
 
 
+def test_compiling_reaches_the_model():
+    with pytest.raises(ValueError, match='to compile needs a checkpoint'):
+        run('benchmark', 'nano', '--compile')
+
+
 def test_info_says_what_the_default_is(capsys):
     assert run('info', 'nano') == 0
     assert 'frame tensor(float) (any, 3, any, any)' in capsys.readouterr().out

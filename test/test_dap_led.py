@@ -13,6 +13,7 @@ from torch.nn import functional
 from dap_led_ros.models import dap_led
 from dap_led_ros.models.dap_led import ClipEnhancedBlock, DapLed, DapLedConfig
 from dap_led_training import cost
+from dap_led_training.shortcuts import Peak
 
 TINY = dap_led.PRESETS['tiny']
 
@@ -100,6 +101,18 @@ def test_channels_last_changes_memory_only():
             frame.to(memory_format=torch.channels_last), heatmap
         )
     torch.testing.assert_close(turned, plain, atol=1e-5, rtol=1e-4)
+
+
+def test_inference_in_parts_changes_memory_only():
+    """Of the feed-forward; here of 42 hidden features, which do not divide by four."""
+    frame, heatmap = frame_and_heatmap(64, 64)
+    made = network(dataclasses.replace(TINY, channels=16))
+    with torch.no_grad(), Peak() as whole:
+        expected = made(frame, heatmap)
+    with torch.inference_mode(), Peak() as in_parts:
+        enhanced = made(frame, heatmap)
+    torch.testing.assert_close(enhanced, expected, atol=1e-5, rtol=1e-4)
+    assert in_parts.most < 0.75 * whole.most
 
 
 # --- the equations ----------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -206,6 +208,34 @@ def test_a_checkpoint_in_lower_precision_is_the_same_picture(night):
         Enhancer.load(path, 'cpu', precision='int4')
     with pytest.raises(ValueError, match=r'TensorRT runs \.onnx'):
         Enhancer.load(path, 'tensorrt')
+
+
+def test_a_compiled_checkpoint_is_the_same_picture(night, tmp_path, monkeypatch):
+    torch = pytest.importorskip('torch', reason="no torch: pip install 'dap_led_ros[train]'")
+    if not shutil.which(os.environ.get('CXX', 'g++')):
+        pytest.skip('no C++ compiler: torch.compile needs one')
+    from dap_led_ros.inference import checkpoint
+    from dap_led_ros.models.nano import Nano, NanoConfig
+
+    torch.manual_seed(0)
+    network = Nano(NanoConfig((8, 8, 16), (0, 0, 0), (0, 0), 4, 4))  # each layer takes a second
+    torch.nn.init.normal_(network.head.weight, std=0.1)
+    path = tmp_path / 'nano.safetensors'
+    checkpoint.save(network, path)
+    frame = cv2.resize(night[0], (97, 64))
+    eager = Enhancer.load(str(path), 'cpu', 1).network(frame)[0].astype(int)
+    assert np.abs(eager - frame).mean() > 5
+    seen = torch._dynamo.utils.counters['stats']
+    before = seen['calls_captured']
+    compiled = Enhancer.load(str(path), 'cpu', 1, compiled=True)
+    assert compiled.provider == 'torch cpu fp32, compiled'
+    assert np.abs(compiled.network(frame)[0] - eager).max() <= 1
+    assert seen['calls_captured'] > before
+    with pytest.raises(ValueError, match='do not compile'):
+        Enhancer.load(str(path), 'cpu', tile=192, compiled=True)
+    monkeypatch.setenv('CXX', 'no-such-compiler')
+    with pytest.raises(RuntimeError, match='install g'):
+        Enhancer.load(str(path), 'cpu', compiled=True)
 
 
 def test_the_default_path_imports_neither_torch_nor_ros():

@@ -84,6 +84,24 @@ def test_the_wrapper_is_the_core_within_one_grey_level(nano_core, nano_frames, n
         frames.enhance(night[0].astype(np.uint16))
 
 
+def test_parity_is_measured_where_a_network_changes_the_frame(two_graphs):
+    nano = export.load_network(weights.checkpoint('nano'))
+    for network in (nano, export.untrained('nano-tiny'), export.untrained('tiny'), two_graphs[1]):
+        for size in export.ODD_SIZES:
+            codes = export.night(export.BATCH, *size)
+            frames = torch.from_numpy(codes).permute(0, 3, 1, 2) / 255
+            with torch.inference_mode():
+                assert (network(frames) - frames).abs().mean((1, 2, 3)).min() > 0.02
+                if network is nano:
+                    gate = network.enhance_and_gate(frames)[1] - network.config.gate_threshold
+                    assert torch.sigmoid(network.config.gate_slope * gate).min() > 0.9
+    guided = export.untrained('tiny')
+    frame, heatmap = torch.rand(1, 3, 32, 48), torch.rand(1, 1, 4, 6)
+    with torch.inference_mode():
+        change = guided.network(frame, heatmap) - guided.network(frame, 1 - heatmap)
+    assert change.abs().max() > 1e-3
+
+
 def test_the_strength_of_the_wrapper(nano_frames, night):
     import onnxruntime
 
@@ -179,6 +197,8 @@ def test_more_sizes_than_sessions_do_not_thrash(nano_core, monkeypatch, caplog):
 
 def test_a_prior_of_its_own_folds_into_the_same(two_graphs):
     path, network = two_graphs
+    used = [node.op_type for node in onnx.load(path).graph.node]
+    assert used.count('Gelu') == 2  # one a block: in parts under torch.inference_mode() alone
     frame = 0.1 * torch.rand(1, 3, 97, 131)
     backend = OnnxBackend(path, 'cpu', 1)
     with torch.inference_mode():

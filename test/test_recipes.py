@@ -335,7 +335,7 @@ def test_a_clip_and_its_student_are_trained_and_used(folder, tmp_path):
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(student), providers=['CPUExecutionProvider'])
-    maps, scores = session.run(None, {'frame': np.zeros((2, 3, 120, 160), np.float32)})
+    maps, scores = session.run(None, {'frame': np.zeros((2, 3, 240, 320), np.float32)})
     assert maps.shape == (2, 3, 15, 20) and scores.shape == (2, 3)
     assert (tmp_path / 'student' / loop.WEIGHTS).exists()
 

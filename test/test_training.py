@@ -14,7 +14,7 @@ import pytest
 torch = pytest.importorskip('torch', reason="no torch: pip install 'dap_led_ros[train]'")
 yaml = pytest.importorskip('yaml')
 
-from dap_led_ros import photometry, sample
+from dap_led_ros import photometry
 from dap_led_ros.inference import Enhancer
 from dap_led_training import configuration, export, losses
 from dap_led_training.data import photographs
@@ -34,18 +34,6 @@ from dap_led_training.train_distilled import DistilConfig
 from dap_led_training.train_refiner import RefinerRecipe
 
 RECIPES = Path(night_blur.__file__).parent.parent / 'configs'
-
-
-@pytest.fixture(scope='module')
-def folder(tmp_path_factory) -> str:
-    """Eight real pictures: pieces of the sample photograph."""
-    path = tmp_path_factory.mktemp('photographs') / 'garage'
-    path.mkdir()
-    picture = cv2.imread(str(Path(sample.__file__).parent / 'garage.jpg'))
-    for index in range(8):
-        x, y = 140 * (index % 4), 220 * (index // 4)
-        cv2.imwrite(str(path / f'{index}.png'), picture[y : y + 270, x : x + 300])
-    return str(path)
 
 
 @pytest.fixture(scope='module')
@@ -194,7 +182,7 @@ def test_the_gate_shall_be_open_where_something_is_degraded():
 
 
 def test_an_unknown_network_names_the_known_ones(folder, tmp_path):
-    with pytest.raises(ValueError, match='use one of nano, nano-tiny, paper'):
+    with pytest.raises(ValueError, match='use one of nano, nano-large, nano-tiny, paper'):
         dataclasses.replace(recipe(folder, 8), network='nanoo')
     assert configuration.load(RECIPES / 'paper.yaml', TrainConfig).prior.clip.endswith('quickgelu')
 

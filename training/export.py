@@ -31,7 +31,7 @@ class Small(nn.Module):
         self.prior = prior
 
     def forward(self, frame: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, 120, 160) to maps (B, K, 15, 20) and scores (B, K)."""
+        """(B, 3, 240, 320) to maps (B, K, 15, 20) and scores (B, K)."""
         return tuple(self.prior.of_small(frame))
 
 

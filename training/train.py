@@ -8,7 +8,6 @@ torchrun each process takes one device and its part of every batch.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +28,7 @@ from dap_led_training import configuration, loop, losses
 from dap_led_training.data.batches import Batches, Stage, as_planes
 from dap_led_training.data.config import DataConfig, source
 from dap_led_training.degradation.night_blur import NightBlurConfig
+from dap_led_training.grow import grow
 from dap_led_training.loop import LoopConfig
 from dap_led_training.losses import LossWeights
 
@@ -134,7 +134,8 @@ def create(config: TrainConfig, embedding: int = 0) -> Nano | DapLed | Nafnet:
 def train(config: TrainConfig, out: Path, initial: Path | None = None) -> Path:
     """Train (or resume) a run; returns the path of the averaged weights.
 
-    :param initial: weights of the same network to begin with; parts that they lack begin anew.
+    :param initial: weights of the same network to begin with; parts that they lack begin anew. A
+        nano also begins with those of a smaller one, as the same function.
     :raises ValueError: the configuration is wrong, or `out` holds a run with another one.
     :raises FileNotFoundError: photographs, frames or a CLIP's weights are not there.
     """
@@ -143,7 +144,10 @@ def train(config: TrainConfig, out: Path, initial: Path | None = None) -> Path:
         loop.write_record(out, config, config.loop, initial)
     recipe = EnhanceRecipe(config)
     if initial:
-        missing, unknown = recipe.network.load_state_dict(load_file(initial), strict=False)
+        weights = load_file(initial)
+        if isinstance(recipe.network, Nano):
+            weights = grow(weights, recipe.network)
+        missing, unknown = recipe.network.load_state_dict(weights, strict=False)
         unknown = [name for name in unknown if not name.startswith('prior.')]
         fabric.print(f'beginning with {initial}; anew: {missing or "-"}; left: {unknown or "-"}')
     recipe = recipe.to(memory_format=torch.channels_last)
@@ -160,18 +164,9 @@ def train(config: TrainConfig, out: Path, initial: Path | None = None) -> Path:
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and train."""
-    parser = argparse.ArgumentParser(
-        prog='dap_led_training.train',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument('config', type=Path)
-    parser.add_argument('--out', type=Path, required=True, help='folder of the run')
+    parser = configuration.parser('train', __doc__)
     parser.add_argument(
         '--initial', type=Path, help='begin with these weights (.safetensors), to fine-tune'
-    )
-    parser.add_argument(
-        '--photographs', nargs='+', metavar='FOLDER', help="in place of the config's data"
     )
     parser.add_argument('--lol-blur', metavar='ROOT', help="in place of the config's data")
     options = parser.parse_args(arguments)

@@ -10,7 +10,6 @@ mean of the tokens on each side has to fit the captions of that side.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 from dataclasses import dataclass, field
@@ -79,7 +78,9 @@ class ClipBatches(Dataset):
             frame = self.frames.frames[index]
             truth = (label.exposure, label.path_length)
             if owner % 3:
-                pictures.append(self._view(frame, rng))
+                picture, scale = self._view(frame, rng)
+                pictures.append(picture)
+                truth = (label.exposure, label.path_length * scale)
                 parts = [(np.ones(GRID * GRID, np.float32), truth)]
             else:
                 both = (frame, self.frames.sharp(index))
@@ -103,17 +104,22 @@ class ClipBatches(Dataset):
             torch.from_numpy(captions.agreement(texts, exposure, path_length)),
         )
 
-    def _view(self, frame: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """The whole frame or a window of it, squeezed to the picture size of the CLIP."""
+    def _view(self, frame: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, float]:
+        """The whole frame or a window of it, squeezed to the picture size of the CLIP.
+
+        :returns: the picture, and how many times longer a path is in it than in the whole frame.
+        """
+        scale = 1.0
         if rng.random() < 0.4:
             height, width = frame.shape[:2]
             side = int(height * rng.uniform(0.45, 1.0))
+            scale = height / side
             y, x = rng.integers(height - side + 1), rng.integers(width - side + 1)
             frame = frame[y : y + side, x : x + side]
         picture = resize(frame, self.size, self.size)
         if rng.random() < 0.5:
             picture = picture[:, ::-1]
-        return np.ascontiguousarray(picture)
+        return np.ascontiguousarray(picture), scale
 
 
 def split(
@@ -276,10 +282,7 @@ def train(config: ClipConfig, out: Path, initial: Path | None = None) -> Path:
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and train."""
-    parser = argparse.ArgumentParser(prog='dap_led_training.train_clip', description=__doc__)
-    parser.add_argument('config', type=Path)
-    parser.add_argument('--out', type=Path, required=True, help='folder of the run')
-    parser.add_argument('--photographs', nargs='+', help="folders in place of the config's")
+    parser = configuration.parser('train_clip', __doc__)
     parser.add_argument('--initial', type=Path, help='go on from these weights (.safetensors)')
     options = parser.parse_args(arguments)
     config = configuration.load(options.config, ClipConfig)

@@ -1,9 +1,9 @@
 """Distil a CLIP prior: python -m dap_led_training.train_distilled CONFIG --out RUN.
 
 The teacher judges every frame of the rendered set once, every second one degraded on one side
-only; the student learns these maps and scores from the frames at 160x120. Writes
+only; the student learns these maps and scores from the frames at 320x240. Writes
 RUN/weights.safetensors and RUN/degradation.onnx, which needs no torch: input `frame`
-(B, 3, 120, 160) RGB in [0, 1], outputs `heatmaps` (B, 3, 15, 20) and `scores` (B, 3).
+(B, 3, 240, 320) RGB in [0, 1], outputs `heatmaps` (B, 3, 15, 20) and `scores` (B, 3).
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def judge(frames: LabelledFrames, config: DistilConfig, folder: Path) -> dict[st
 
 
 class Judgements(Dataset):
-    """Batch number `step`: small frames (B, 120, 160, 3) uint8, maps (B, K, 15, 20), scores."""
+    """Batch number `step`: small frames (B, 240, 320, 3) uint8, maps (B, K, 15, 20), scores."""
 
     def __init__(self, judged: dict[str, np.ndarray], config: DistilConfig) -> None:
         self.judged, self.config = judged, config

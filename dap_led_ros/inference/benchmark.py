@@ -10,6 +10,7 @@ those of a process that does nothing else.
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -40,8 +41,8 @@ import sys, time
 start = time.perf_counter()
 import numpy
 from dap_led_ros.inference import Enhancer
-model, device, threads, tile, width, height = sys.argv[1:]
-enhancer = Enhancer.load(model, device, int(threads), tile=int(tile))
+model, device, threads, tile, compiled, width, height = sys.argv[1:]
+enhancer = Enhancer.load(model, device, int(threads), 'auto', int(tile), compiled == 'True')
 enhancer.enhance(numpy.full((int(height), int(width), 3), 9, numpy.uint8))
 print(time.perf_counter() - start)
 for _ in range(3):
@@ -91,6 +92,7 @@ def benchmark(
     threads: int = 0,
     frames: int = 30,
     tile: int = 0,
+    compiled: bool = False,
 ) -> list[Row]:
     """Measure models at sizes (width, height), and the baselines beside them.
 
@@ -99,7 +101,10 @@ def benchmark(
     :raises RuntimeError: the device is not there.
     """
     cv2.setNumThreads(threads or default_threads() or -1)
-    enhancers = {model: Enhancer.load(model, device, threads, tile=tile) for model in models}
+    enhancers = {
+        model: Enhancer.load(model, device, threads, tile=tile, compiled=compiled)
+        for model in models
+    }
     rows = []
     for width, height in sizes:
         night = next(iter(sample.night_sequence(1)))[0]
@@ -127,7 +132,7 @@ def benchmark(
             )
         for index, row in enumerate(rows):
             if row.method in enhancers and row.size == f'{width}x{height}':
-                alone = _alone(row.method, device, threads, tile, (width, height))
+                alone = _alone(row.method, device, threads, tile, compiled, (width, height))
                 rows[index] = Row(**(asdict(row) | alone))
     return rows
 
@@ -255,12 +260,13 @@ def _row(
 
 
 def _alone(
-    model: str, device: str, threads: int, tile: int, size: tuple[int, int]
+    model: str, device: str, threads: int, tile: int, compiled: bool, size: tuple[int, int]
 ) -> dict[str, float | None]:
-    """Memory and cold start of a process that only enhances."""
-    arguments = [model, device, threads, tile, *size]
+    """Memory and cold start of a process that only enhances, and has nothing compiled yet."""
+    arguments = [model, device, threads, tile, compiled, *size]
     command = [sys.executable, '-c', ALONE, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    fresh = {**os.environ, 'TORCHINDUCTOR_FORCE_DISABLE_CACHES': '1'}
+    done = subprocess.run(command, capture_output=True, text=True, env=fresh)
     if done.returncode:
         raise RuntimeError(f'{model} failed in a process of its own: {done.stderr[-300:]}')
     cold, rss, gpu = done.stdout.split('\n')[:3]
@@ -284,8 +290,6 @@ def copy_gb_per_s() -> float:
 
 def machine() -> str:
     """The processor, cores, and versions, in one line."""
-    import os
-
     import onnxruntime
 
     name = platform.processor() or platform.machine()

@@ -9,7 +9,7 @@ from dap_led_ros.inference import weights
 from dap_led_ros.inference.backends.onnx import runtime
 
 NAMES = ('joint', 'low_light', 'blur')
-SIZE = (160, 120)
+SIZE = (320, 240)
 
 
 class DegradationScorer:
@@ -22,7 +22,7 @@ class DegradationScorer:
         """
         onnxruntime = runtime()
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1  # it takes a millisecond
+        options.intra_op_num_threads = 1  # it takes two milliseconds
         path = weights.PRIORS / 'degradation.onnx'
         try:
             self._session = onnxruntime.InferenceSession(

@@ -74,6 +74,7 @@ class Enhancer:
         threads: int = 0,
         precision: str = 'auto',
         tile: int = 0,
+        compiled: bool = False,
     ) -> Enhancer:
         """Load a model that ships with the package, by name, or a file, by path.
 
@@ -84,6 +85,7 @@ class Enhancer:
         :param precision: of a checkpoint; see TorchBackend. An .onnx file has its own.
         :param tile: longest side, in pixels, that a DAP-LED checkpoint sees at once: memory is
             then that of a tile, whatever the frame's size; 0 is the whole frame. See tiling.py.
+        :param compiled: of a checkpoint; see TorchBackend.
         :raises FileNotFoundError: there is no such model.
         :raises ValueError: the file is not an enhancer, or the device's name is wrong.
         :raises RuntimeError: the runtime or the device is not there.
@@ -94,7 +96,9 @@ class Enhancer:
         if path.suffix == '.safetensors':
             from dap_led_ros.inference.backends.torch import TorchBackend
 
-            backend = TorchBackend(path, device, threads, precision)
+            if tile and compiled:
+                raise ValueError('tiles change the network as it runs: do not compile it')
+            backend = TorchBackend(path, device, threads, precision, compiled)
             if tile and not backend.guided:
                 raise ValueError(f'{path.name} takes no tiles, but whole frames: set tile to 0')
             return cls(backend, path.stem, tile)
@@ -102,6 +106,8 @@ class Enhancer:
             raise ValueError(
                 f'{path.name} has its own precision: dap-led export --precision makes another'
             )
+        if compiled:
+            raise ValueError('to compile needs a checkpoint: an .onnx file is a graph already')
         if tile:
             raise ValueError('tiles need a checkpoint: an .onnx file runs on whole frames alone')
         from dap_led_ros.inference.backends.onnx import OnnxBackend

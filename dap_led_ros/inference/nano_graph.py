@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dap_led_ros.models.nano import SIZE_MULTIPLE, Nano
+from dap_led_ros.models.nano import SIZE_MULTIPLE, Nano, encode
 
 
 class NanoGraph(nn.Module):
@@ -37,14 +37,7 @@ class NanoGraph(nn.Module):
         border = (0, -width % SIZE_MULTIPLE, 0, -height % SIZE_MULTIPLE)
         frame = functional.pad(frame, border, mode='replicate')
 
-        x4 = self.encoder4(functional.relu(self.stem(frame)))
-        x8 = self.encoder8(functional.relu(self.down8(x4)))
-        x16 = self.encoder16(functional.relu(self.down16(x8)))
-        scene = x16.mean((2, 3), keepdim=True)
-        spread = torch.sqrt(((x16 - scene) ** 2).mean((2, 3), keepdim=True) + 1e-6)
-        gate = self.gate(torch.cat([scene, spread], dim=1))
-        x16 = x16 * self.attention(scene)
-
+        x4, x8, x16, gate = encode(self, frame)
         x8 = self.decoder8(self.add8(self.up8(x16)) + x8)
         x4 = self.decoder4(self.add4(self.up4(x8)) + x4)
         x2 = functional.relu(self.add2(self.up2(x4)) + self.detail(frame))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,12 @@ class TorchBackend:
     takes_frames = False
 
     def __init__(
-        self, path: Path, device: str = 'auto', threads: int = 0, precision: str = 'auto'
+        self,
+        path: Path,
+        device: str = 'auto',
+        threads: int = 0,
+        precision: str = 'auto',
+        compiled: bool = False,
     ) -> None:
         """Load a checkpoint.
 
@@ -28,11 +35,12 @@ class TorchBackend:
         :param precision: of the network's arithmetic: fp32, bf16, fp16, or auto: fp16 on CUDA,
             fp32 on a CPU. The sum of frame and residual stays in fp32; the prior has its own
             precision (CLIP: fp16 on CUDA).
+        :param compiled: by torch.compile, all but the prior; at the first frame, for minutes.
         :raises ValueError: the device's or the precision's name is wrong, or the file is no
             checkpoint.
         :raises FileNotFoundError: the CLIP that guides the network is not there.
-        :raises RuntimeError: PyTorch or open_clip is missing, or `cuda` was asked for and is not
-            there.
+        :raises RuntimeError: PyTorch or open_clip is missing, `cuda` was asked for and is not
+            there, or there is no compiler.
         """
         check_device(device)
         if device == 'tensorrt':
@@ -51,6 +59,8 @@ class TorchBackend:
             raise RuntimeError(
                 'device is cuda, but this PyTorch finds none: set device to cpu or auto'
             )
+        if compiled and not shutil.which(os.environ.get('CXX', 'g++')):
+            raise RuntimeError('to compile needs a C++ compiler: install g++, or set CXX to one')
         if threads or default_threads():
             torch.set_num_threads(threads or default_threads())
         self._torch = torch
@@ -64,6 +74,9 @@ class TorchBackend:
         """A heat-map alone guides it, which can be made less often than frames come."""
         self._network = network
         self.provider = f'torch {next(network.parameters()).device.type} {precision}'
+        if compiled:
+            (network.network if guided else network).compile()
+            self.provider += ', compiled'
 
     def heatmap(self, planes: np.ndarray) -> np.ndarray:
         """(1, 3, H, W) float32 RGB in [0, 1] to the heat-map (1, 1, h, w) that guides."""
