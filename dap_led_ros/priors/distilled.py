@@ -1,9 +1,8 @@
 """The distilled prior: a small convolutional network that imitates a CLIP prior.
 
 It looks at the frame at 320x240, a quarter of the pixels of 640x480, whatever the frame's size:
-like its teacher it sees blur relative to the frame. That costs a CPU about two milliseconds; at
-160x120, for one, too little is left of a blur to be seen. As an ONNX file it is what scores frames
-where torch is not installed.
+like its teacher it sees blur relative to the frame. That costs a CPU about two milliseconds. As an
+ONNX file it is what scores frames where torch is not installed.
 """
 
 from __future__ import annotations
