@@ -23,6 +23,7 @@ import open_clip
 import yaml
 from conftest import wait_until
 from safetensors.torch import load_file, save_file
+from torch.nn import functional
 
 from dap_led_ros.inference import Enhancer, checkpoint, priors
 from dap_led_ros.inference.priors import build_prior
@@ -304,9 +305,9 @@ def test_rendered_frames_know_what_was_done_to_them(folder, tmp_path):
     assert max(label.path_length for label in frames.labels) > 7
 
 
-def test_a_clip_and_its_student_are_trained_and_used(folder, tmp_path):
-    """A few steps of both recipes, all the way to files that load."""
-    config = train_clip.ClipConfig(
+@pytest.fixture
+def clip_config(folder) -> train_clip.ClipConfig:
+    return train_clip.ClipConfig(
         photographs=[folder],
         embed_dim=16,
         model={
@@ -320,6 +321,11 @@ def test_a_clip_and_its_student_are_trained_and_used(folder, tmp_path):
         frames=8,
         loop=dataclasses.replace(LOOP, optimizer='adamw', weight_decay=0.1),
     )  # fmt: skip
+
+
+def test_a_clip_and_its_student_are_trained_and_used(folder, clip_config, tmp_path):
+    """A few steps of both recipes, all the way to files that load."""
+    config = dataclasses.replace(clip_config, tokens=0.5)
     clip = train_clip.train(config, tmp_path / 'clip')
     folded = open_clip.create_model(f'local-dir:{clip}')
     assert folded.visual.pool_type == 'avg'
@@ -338,6 +344,30 @@ def test_a_clip_and_its_student_are_trained_and_used(folder, tmp_path):
     maps, scores = session.run(None, {'frame': np.zeros((2, 3, 240, 320), np.float32)})
     assert maps.shape == (2, 3, 15, 20) and scores.shape == (2, 3)
     assert (tmp_path / 'student' / loop.WEIGHTS).exists()
+
+
+def test_each_token_is_asked_by_itself_where_the_recipe_says_so(clip_config):
+    """A term more, of the single tokens: a batch whose tokens fit but for one is no perfect fit."""
+    torch.manual_seed(0)
+    recipe = train_clip.ClipRecipe(dataclasses.replace(clip_config, patch_dropout=0.0)).eval()
+    pictures = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
+    regions = torch.ones(2, 256)
+    texts = open_clip.SimpleTokenizer(context_length=24)(['a dark image', 'a sharp image'])
+    given = (pictures, regions, torch.arange(2), texts, torch.eye(2))
+    assert set(recipe(*given)) == {'images', 'texts'}
+    recipe.config = dataclasses.replace(clip_config, tokens=0.5)
+    terms = recipe(*given)
+    assert set(terms) == {'images', 'texts', 'tokens'}
+    recipe.config = dataclasses.replace(clip_config, tokens=1.0)
+    assert float(recipe(*given)['tokens']) == pytest.approx(2 * float(terms['tokens']), rel=1e-4)
+    # By hand: the mean over all tokens of what each says against its picture's own caption.
+    with torch.no_grad():
+        _, tokens = recipe.network.visual(train_clip.normalized(train_clip.as_planes(pictures)))
+        tokens = functional.normalize(tokens @ recipe.network.visual.proj, dim=-1)
+        described = recipe.network.encode_text(texts, normalize=True)
+        logits = recipe.network.logit_scale.exp() * tokens @ described.T
+        expected = -logits.log_softmax(-1)[[0, 1], :, [0, 1]].mean()
+    assert float(recipe(*given)['tokens']) == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_patch_dropout_remembers_what_it_kept():

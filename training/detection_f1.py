@@ -3,25 +3,29 @@
 DETECTOR is a YOLOv8 of COCO as ONNX (1x3x640x640 in, 1x84x8400 out). What it finds on the sharp
 photograph is the truth; the same photograph is degraded by the independent night (`independent`
 and `lamps` of dap_led_training.evaluate), enhanced, and looked at again. Objects match when their
-classes are equal and their boxes overlap by half or more. Photographs that were never trained on.
+classes are equal and their boxes overlap by half or more. Photographs that were never trained on,
+or with --videos single frames of road clips, which have more objects: one in --every.
 
 "brightened" stands in for a brightening network that leaves the blur in, such as FLOL: bilateral
 denoising, then a gain in linear light that makes the mean equal to the reference's, which no such
 network can know.
 
 F1 is over all objects. The interval is of the difference from the input, and of the first model
-from "brightened": 95%, paired bootstrap over photographs.
+from "brightened": 95%, paired bootstrap over photographs. (Frames of one clip are alike, the more
+so the closer they are: their interval is too narrow.)
 """
 
 from __future__ import annotations
 
 import argparse
+from itertools import islice
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
+from dap_led_ros.media import open_source
 from dap_led_ros.photometry import linear_to_srgb, srgb_to_linear, to_uint8
 from dap_led_training import configuration
 from dap_led_training.data.photographs import find_photographs
@@ -181,9 +185,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument('detector', metavar='DETECTOR')
     parser.add_argument('models', nargs='*', metavar='MODEL', help='default: nano')
     parser.add_argument('--photographs', nargs='+', metavar='FOLDER')
+    parser.add_argument('--videos', nargs='+', metavar='FILE', help='in place of photographs')
+    parser.add_argument('--every', type=int, default=8, help='of their frames; default: 8')
     options = parser.parse_args(arguments)
     folders = options.photographs or configuration.load(RECIPE, TrainConfig).data.photographs
-    photographs = find_photographs(folders, validation=True)
+    if options.videos:
+        clips = (open_source(path).frames for path in options.videos)
+        photographs = [f for clip in clips for f in islice(clip, 0, None, options.every)]
+    else:
+        photographs = find_photographs(folders, validation=True)
     methods = load_methods(options.models or ['nano'])
     measured = measure(Yolo(options.detector), methods, night_sets(photographs))
     for name, counts in measured.items():

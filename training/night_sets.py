@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -18,13 +19,16 @@ Pair = tuple[np.ndarray, np.ndarray]
 """(degraded, reference), two (H, W, 3) uint8 RGB frames."""
 
 
-def night_sets(paths: list[Path]) -> dict[str, list[Pair]]:
-    """The sets synthesis, independent and lamps, in the order of `paths`; always the same."""
+def night_sets(photographs: Sequence[Path | np.ndarray]) -> dict[str, list[Pair]]:
+    """The sets synthesis, independent and lamps, in the order given; always the same.
+
+    :param photographs: files, or frames (H, W, 3) uint8 RGB.
+    """
     config = NightBlurConfig(daylight=0.0, blur=1.0)
     m = margin(config)
     sets: dict[str, list[Pair]] = {'synthesis': [], 'independent': [], 'lamps': []}
-    for index, path in enumerate(tqdm(paths, desc='degrading', unit='photograph')):
-        photograph = read_rgb(path)
+    for index, given in enumerate(tqdm(photographs, desc='degrading', unit='photograph')):
+        photograph = given if isinstance(given, np.ndarray) else read_rgb(given)
         wide = fit(photograph, SIZE[0] + 2 * m, SIZE[1] + 2 * m)
         sharp = fit(photograph, *SIZE)
         sets['synthesis'].append(degrade(wide, config, np.random.default_rng([99, index]))[:2])

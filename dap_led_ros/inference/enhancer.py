@@ -79,7 +79,8 @@ class Enhancer:
         """Load a model that ships with the package, by name, or a file, by path.
 
         :param model: a name, an .onnx file (ONNX Runtime), or a .safetensors checkpoint of
-            dap_led_training (PyTorch).
+            dap_led_training (PyTorch). On a CPU a name stands for the model's int8 form, where it
+            has one.
         :param device: auto, cpu, cuda or tensorrt; see OnnxBackend.
         :param threads: threads of one inference; 0 is one per core, see default_threads().
         :param precision: of a checkpoint; see TorchBackend. An .onnx file has its own.
@@ -110,8 +111,10 @@ class Enhancer:
             raise ValueError('to compile needs a checkpoint: an .onnx file is a graph already')
         if tile:
             raise ValueError('tiles need a checkpoint: an .onnx file runs on whole frames alone')
-        from dap_led_ros.inference.backends.onnx import OnnxBackend
+        from dap_led_ros.inference.backends.onnx import PROVIDERS, OnnxBackend, wanted_providers
 
+        if wanted_providers(device) == PROVIDERS['cpu']:
+            path = weights.in_int8(model) or path
         return cls(OnnxBackend(path, device, threads), path.stem)
 
     @property

@@ -60,8 +60,9 @@ BATCH = 3
 TOLERANCE = 1e-4
 PRECISIONS = ('fp32', 'fp16', 'int8')
 _ANY = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
-INT8_LAYERS = ('encoder16.',)
-"""Of nano: behind them the picture itself still has a way round."""
+INT8_LAYERS = ('encoder', 'down', 'decoder8.')
+"""Of nano: all that has not to be exact. What is left carries the picture at 1/4 and 1/2 of its size
+to the end, and that needs more than 8 bits."""
 
 BEFORE = """
 <ir_version: 9, opset_import: ["" : 20]>
@@ -416,6 +417,9 @@ def quantized(
     taken = [n for n in core.graph.node if any(i.startswith(layers) for i in n.input)]
     if not taken:
         raise ValueError('int8 is for nano: the transformer loses too much and gains no speed')
+    # With its ReLU a convolution has one rounding, and that of the positive range.
+    ends = {output for node in taken for output in node.output}
+    taken += [n for n in core.graph.node if n.op_type == 'Relu' and n.input[0] in ends]
     frames = [to_tensor(frame) for frame in calibration]
     if not frames:
         raise ValueError('int8 needs night frames to calibrate on: give --calibrate FOLDER')
@@ -432,7 +436,7 @@ def quantized(
         part,
         Frames(),
         quant_format=QuantFormat.QDQ,
-        op_types_to_quantize=['Conv'],
+        op_types_to_quantize=['Conv', 'Relu'],
         nodes_to_quantize=[node.name for node in taken],
         per_channel=True,
         activation_type=QuantType.QUInt8,

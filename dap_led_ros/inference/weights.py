@@ -32,6 +32,12 @@ def find(model: str) -> Path:
     )
 
 
+def in_int8(model: str) -> Path | None:
+    """Path of a shipped model's int8 form, by the model's name, if it has one."""
+    path = FOLDER / f'{model}-int8.onnx'
+    return path if path.is_file() else None
+
+
 def checkpoint(model: str) -> Path:
     """Path of the checkpoint of a shipped model's name, or of a checkpoint as given.
 

@@ -61,6 +61,25 @@ def check_device(device: str) -> None:
         raise ValueError(f'device is {device!r}: use one of {", ".join(DEVICES)}')
 
 
+def wanted_providers(device: str) -> list[str]:
+    """Providers to ask for, the best first; of auto, those that this ONNX Runtime has.
+
+    :raises ValueError: the device's name is wrong.
+    :raises RuntimeError: this ONNX Runtime has not the device, or is missing.
+    """
+    check_device(device)
+    available = runtime().get_available_providers()
+    wanted = PROVIDERS['cuda' if device == 'auto' else device]
+    if device == 'auto':
+        return [name for name in wanted if name in available]
+    if wanted[0] not in available:
+        raise RuntimeError(
+            f'device is {device}, but this ONNX Runtime has no {wanted[0]}: install '
+            'onnxruntime-gpu in place of onnxruntime, or set device to cpu or auto'
+        )
+    return wanted
+
+
 class OnnxBackend:
     """Runs what dap-led export writes: a core, with or without its uint8 wrapper or its prior."""
 
@@ -76,18 +95,9 @@ class OnnxBackend:
         :raises RuntimeError: ONNX Runtime or the device is missing.
         :raises FileNotFoundError: the prior is not beside the model.
         """
-        check_device(device)
-        self._runtime = onnxruntime = runtime()
+        self._runtime = runtime()
         self._path, self._threads = path, threads
-        available = onnxruntime.get_available_providers()
-        self._wanted = PROVIDERS['cuda' if device == 'auto' else device]
-        if device == 'auto':
-            self._wanted = [name for name in self._wanted if name in available]
-        elif self._wanted[0] not in available:
-            raise RuntimeError(
-                f'device is {device}, but this ONNX Runtime has no {self._wanted[0]}: install '
-                'onnxruntime-gpu in place of onnxruntime, or set device to cpu or auto'
-            )
+        self._wanted = wanted_providers(device)
         self._session = self._open(path)
         self.provider = self._session.get_providers()[0]
         """What the session really runs on."""
