@@ -93,6 +93,8 @@ def _info(options: argparse.Namespace) -> int:
     from dap_led_ros.inference.info import describe
 
     described = describe(weights.find(options.model))
+    if twin := weights.in_int8(options.model):
+        described['on a CPU'] = f'{twin.name} takes its place'
     width = max(map(len, described)) + 2
     for name, value in described.items():
         print(f'{name:{width}}{value}')

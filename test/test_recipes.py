@@ -347,7 +347,7 @@ def test_a_clip_and_its_student_are_trained_and_used(folder, clip_config, tmp_pa
 
 
 def test_each_token_is_asked_by_itself_where_the_recipe_says_so(clip_config):
-    """A term more, of the single tokens: a batch whose tokens fit but for one is no perfect fit."""
+    """One term more: the mean over single tokens of what each says of its picture's caption."""
     torch.manual_seed(0)
     recipe = train_clip.ClipRecipe(dataclasses.replace(clip_config, patch_dropout=0.0)).eval()
     pictures = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
@@ -360,7 +360,6 @@ def test_each_token_is_asked_by_itself_where_the_recipe_says_so(clip_config):
     assert set(terms) == {'images', 'texts', 'tokens'}
     recipe.config = dataclasses.replace(clip_config, tokens=1.0)
     assert float(recipe(*given)['tokens']) == pytest.approx(2 * float(terms['tokens']), rel=1e-4)
-    # By hand: the mean over all tokens of what each says against its picture's own caption.
     with torch.no_grad():
         _, tokens = recipe.network.visual(train_clip.normalized(train_clip.as_planes(pictures)))
         tokens = functional.normalize(tokens @ recipe.network.visual.proj, dim=-1)

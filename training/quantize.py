@@ -1,8 +1,8 @@
 """nano in int8: python -m dap_led_training.quantize [MODEL] [--out OUT.onnx].
 
 dap-led export's int8 on frames of the training's own synthesis, made from photographs of the
-training's split and of the size that robots use. Several ways are tried, of which the last is that
-of dap-led export and what --out keeps. Printed: PSNR on the night sets and by day next to the float
+training's split and of the size that robots use. Several ways are tried; the last is that of
+dap-led export, and what --out keeps. Printed: PSNR on the night sets and by day next to the float
 model, and the median time of a frame, the models taking turns. The verdict is ship() below.
 """
 

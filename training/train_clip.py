@@ -246,7 +246,7 @@ def hold_kernels(kernels: nn.Parameter, means: float) -> None:
 
 
 def attention_of(device: torch.device) -> AbstractContextManager:
-    """torch's choice of kernels; on a CPU those whose backward pass is three times as fast."""
+    """The kernels that torch chooses; on a CPU those whose backward pass is thrice as fast."""
     return sdpa_kernel(SDPBackend.MATH) if device.type == 'cpu' else nullcontext()
 
 

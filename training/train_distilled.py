@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from dap_led_ros.inference.priors import build_prior
-from dap_led_ros.priors import PriorConfig
+from dap_led_ros.priors import NAMES, PriorConfig
 from dap_led_ros.priors.distilled import SIZE, DistilledPrior
 from dap_led_training import configuration, export, loop
 from dap_led_training.data.batches import as_planes
@@ -48,27 +48,36 @@ class DistilConfig:
 
 
 @torch.no_grad()
-def judge(frames: LabelledFrames, config: DistilConfig, folder: Path) -> dict[str, np.ndarray]:
-    """What the teacher says: small frames, maps on the student's grid, scores; kept in a file."""
+def judge(frames: LabelledFrames, config: DistilConfig, out: Path) -> dict[str, np.ndarray]:
+    """What the teacher says: small frames, maps on the student's grid, scores; files, mapped."""
     teacher = build_prior(PriorConfig(clip=config.teacher))
-    path = folder / f'judged-{teacher.fingerprint:08x}.npz'
-    if not path.exists():
-        found: dict[str, list[np.ndarray]] = {'small': [], 'maps': [], 'scores': []}
-        for index in tqdm(range(len(frames)), 'the teacher judges'):
+    folder, count = out / f'judged-{teacher.fingerprint:08x}', len(frames)
+    shapes = {
+        'small': ((count, *SIZE, 3), np.uint8),
+        'maps': ((count, len(NAMES), *GRID), np.float32),
+        'scores': ((count, len(NAMES)), np.float32),
+    }
+    if not folder.exists():
+        part = folder.with_suffix('.part')
+        part.mkdir(exist_ok=True)
+        found = {
+            name: np.lib.format.open_memmap(part / f'{name}.npy', 'w+', kind, shape)
+            for name, (shape, kind) in shapes.items()
+        }
+        for index in tqdm(range(count), 'the teacher judges'):
             frame = frames.frames[index]
             if index % 2:
                 rng = np.random.default_rng([config.loop.seed, index])
                 frame = split(frame, frames.sharp(index), rng)[0]
             degradation = teacher(to_tensor(frame))
             maps = functional.interpolate(degradation.heatmaps, GRID, mode='bilinear')
-            small = cv2.resize(frame, SIZE[::-1], interpolation=cv2.INTER_AREA)
-            found['small'].append(small)
-            found['maps'].append(maps[0].numpy().astype(np.float16))
-            found['scores'].append(degradation.scores[0].numpy())
-        arrays = {name: np.stack(values) for name, values in found.items()}
-        loop.write_whole(path, lambda part: _save(part, arrays))
-    with np.load(path) as file:
-        return {name: file[name] for name in file.files}
+            found['small'][index] = cv2.resize(frame, SIZE[::-1], interpolation=cv2.INTER_AREA)
+            found['maps'][index] = maps[0].numpy()
+            found['scores'][index] = degradation.scores[0].numpy()
+        for array in found.values():
+            array.flush()
+        part.rename(folder)
+    return {name: np.load(folder / f'{name}.npy', mmap_mode='r') for name in shapes}
 
 
 class Judgements(Dataset):
@@ -88,7 +97,7 @@ class Judgements(Dataset):
             small, maps = small[:, :, ::-1], maps[..., ::-1]
         return (
             torch.from_numpy(np.ascontiguousarray(small)),
-            torch.from_numpy(maps.astype(np.float32)),
+            torch.from_numpy(np.ascontiguousarray(maps)),
             torch.from_numpy(self.judged['scores'][chosen]),
         )
 
@@ -127,11 +136,6 @@ def train(config: DistilConfig, out: Path) -> Path:
 
 def _write(network: DistilledPrior, path: Path) -> None:
     save_file({k: v.contiguous().cpu() for k, v in network.state_dict().items()}, path)
-
-
-def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    with path.open('wb') as file:
-        np.savez(file, **arrays)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -101,10 +101,13 @@ def benchmark(
     :raises RuntimeError: the device is not there.
     """
     cv2.setNumThreads(threads or default_threads() or -1)
-    enhancers = {
-        model: Enhancer.load(model, device, threads, tile=tile, compiled=compiled)
-        for model in models
-    }
+    enhancers: dict[str, Enhancer] = {}
+    given: dict[str, str] = {}
+    for model in models:
+        enhancer = Enhancer.load(model, device, threads, tile=tile, compiled=compiled)
+        # A name may stand for its int8 form.
+        name = enhancer.model if model in weights.names() else model
+        enhancers[name], given[name] = enhancer, model
     rows = []
     for width, height in sizes:
         night = next(iter(sample.night_sequence(1)))[0]
@@ -115,7 +118,7 @@ def benchmark(
         for model, enhancer in enhancers.items():
             gmac = gmac_of(weights.find(model), width, height)
             timed = {model: (enhancer, _staged(enhancer))}
-            if eager := _eager(model, device, threads):
+            if eager := _eager(given[model], device, threads):
                 timed[f'{model}: {EAGER}'] = (eager, _staged(eager))
             limit = gmac and _limit(gmac, (width, height), device, threads)
             # Beside another device's limit a share would say nothing.
