@@ -1,7 +1,7 @@
 """Train convolutions as they will compute in int8 (Jacob et al. 2018, section 3).
 
-Inputs, weights and outputs are rounded as ONNX Runtime rounds them, and gradients pass the rounding
-as if it were not there. The network learns weights that do not mind. Names and shapes of
+Inputs, weights and outputs are rounded as ONNX Runtime rounds them, and gradients pass the
+rounding as if it were not there. The network learns weights that do not mind. Names and shapes of
 parameters stay.
 """
 

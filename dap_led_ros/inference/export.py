@@ -61,8 +61,8 @@ TOLERANCE = 1e-4
 PRECISIONS = ('fp32', 'fp16', 'int8')
 _ANY = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
 INT8_LAYERS = ('encoder', 'down', 'decoder8.')
-"""Of nano: all that need not be exact. What is left carries the picture, at 1/4 and 1/2 of its size,
-to the end, and needs more than 8 bits."""
+"""Of nano: all that need not be exact. What is left carries the picture to the end, at 1/4 and 1/2
+of its size, and needs more than 8 bits."""
 
 BEFORE = """
 <ir_version: 9, opset_import: ["" : 20]>
