@@ -199,7 +199,7 @@ def test_diagnostics_say_what_is_going_on(running, night):
     assert status is not None, node.log
     found = values(status)
     assert status.name == 'enhance: camera'
-    assert (status.hardware_id, found['model']) == ('/image_raw', 'nano')
+    assert (status.hardware_id, found['model']) == ('/image_raw', 'nano-int8')
     assert 'CPU' in found['device']
     assert (found['received'], found['enhanced'], found['refused']) == ('13', '12', '1')
     assert float(found['low_light']) > 0.5

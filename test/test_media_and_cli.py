@@ -199,7 +199,7 @@ def test_the_command_is_on_the_path_of_the_environment():
 
 def test_doctor_finds_this_installation_sound(capsys):
     assert main(['doctor']) == 0
-    assert 'default model: nano on ' in capsys.readouterr().out
+    assert f'default model: {Enhancer.load().model} on ' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
