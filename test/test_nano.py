@@ -7,15 +7,11 @@ import pytest
 
 torch = pytest.importorskip('torch', reason="no torch: pip install 'dap_led_ros[train]'")
 
-onnx = pytest.importorskip('onnx', reason="no onnx: pip install 'dap_led_ros[train]'")
-onnxruntime = pytest.importorskip('onnxruntime')
 
 from dap_led_ros.inference import Enhancer, export, weights
 from dap_led_ros.inference.backends import onnx as onnx_backend
-from dap_led_ros.inference.enhancer import to_tensor
 from dap_led_ros.models.nano import PRESETS, Nano
 from dap_led_training import metrics
-from dap_led_training.int8 import round_as_int8
 
 
 def random_tiny() -> Nano:
@@ -96,49 +92,15 @@ def test_a_closed_gate_leaves_the_frame_and_an_open_one_does_not():
         assert torch.equal(enhanced, frames) == unchanged
 
 
-def test_the_rest_learns_behind_a_closed_gate_where_the_recipe_holds_it_open():
+def test_the_gate_can_be_held_as_it_should_be():
     network, frames = random_tiny(), torch.rand(2, 3, 40, 56)
     for layer, value in ((network.gate[-1].weight, 0.0), (network.gate[-1].bias, -100.0)):
         torch.nn.init.constant_(layer, value)
-    closed, _ = network.enhance_and_gate(frames)
-    opened, logits = network.enhance_and_gate(frames, open_gate=True)
-    assert torch.equal(closed, frames) and (logits < -99).all()
-    assert (opened - frames).abs().max() > 0.01
+    held, logits = network.enhance_and_gate(frames, torch.tensor([1.0, 0.0]))
+    assert (logits < -99).all()
+    assert (held[0] - frames[0]).abs().max() > 0.01 and torch.equal(held[1], frames[1])
     torch.nn.init.constant_(network.gate[-1].bias, 100.0)
-    torch.testing.assert_close(network.enhance_and_gate(frames)[0], opened)
-
-
-def test_rounding_in_training_is_that_of_the_int8_file(tmp_path, night):
-    """Of the first block; behind it the roundings of near ties add up to another noise."""
-    network = export.load_network(weights.FOLDER / 'nano.safetensors')
-    frame = np.ascontiguousarray(night[0][:240, :320])
-    core = export.quantized(onnx.load(weights.find('nano')), [frame], tmp_path / 'part.onnx')
-    rounded = '_DequantizeLinear_Output'
-    sums = [n for n in core.graph.node if n.op_type == 'Add' and rounded in ''.join(n.input)]
-    first = sums[0].output[0] + rounded
-    core.graph.output.append(onnx.helper.make_empty_tensor_value_info(first))
-    session = onnxruntime.InferenceSession(core.SerializeToString())
-    int8 = session.run([first], {'frame': to_tensor(frame)})[0]
-    found = []
-    network.encoder4.register_forward_hook(lambda *values: found.append(values[-1].numpy()))
-    names = list(network.state_dict())
-    with torch.inference_mode():
-        network(torch.from_numpy(to_tensor(frame)))
-        round_as_int8(network, export.INT8_LAYERS)
-        network(torch.from_numpy(to_tensor(frame)))
-    assert list(network.state_dict()) == names
-    plain, same = (np.abs(int8 - features).mean() for features in found)
-    assert plain > 1e-3
-    assert same < 0.25 * plain
-    with pytest.raises(ValueError, match='int8 is for nano'):
-        round_as_int8(torch.nn.Linear(2, 2), export.INT8_LAYERS)
-
-
-def test_rounding_lets_gradients_pass():
-    network = random_tiny()
-    round_as_int8(network, export.INT8_LAYERS)
-    network(torch.rand(1, 3, 40, 56)).square().mean().backward()
-    assert all(parameter.grad.abs().sum() > 0 for parameter in network.parameters())
+    torch.testing.assert_close(network.enhance_and_gate(frames)[0][0], held[0])
 
 
 def test_on_a_cpu_the_name_stands_for_the_int8_file_which_loses_little(night):

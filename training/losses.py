@@ -99,10 +99,15 @@ def around_lamps(enhanced: Tensor, target: Tensor, degraded: Tensor, reach: int 
     return (near * errors).sum() / near.sum().clamp(min=1)
 
 
+def needed(degraded: Tensor, target: Tensor) -> Tensor:
+    """1 for each pair (B,) whose frame is degraded, 0 where there is nothing to enhance."""
+    return (degraded != target).flatten(1).any(1).float()
+
+
 def gate_error(logits: Tensor, degraded: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy of the gate (B,): open on a degraded frame, closed on an undegraded one."""
-    needed = (degraded != target).flatten(1).any(1).to(logits.dtype)
-    return functional.binary_cross_entropy_with_logits(logits, needed)
+    wanted = needed(degraded, target).to(logits.dtype)
+    return functional.binary_cross_entropy_with_logits(logits, wanted)
 
 
 def identity(

@@ -31,7 +31,8 @@ from dap_led_training.train import TrainConfig
 WAYS = {
     'every layer': ('',),
     'encoder at 1/16': ('encoder16.',),
-    'encoder, decoder at 1/8': INT8_LAYERS,
+    'encoder, decoder at 1/8': (*INT8_LAYERS, 'decoder8.'),
+    'encoder': INT8_LAYERS,
 }
 """Where the names of the parameters begin that are quantised."""
 LOSS = 0.2

@@ -18,7 +18,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dap_led_ros.inference import checkpoint
-from dap_led_ros.inference.export import INT8_LAYERS
 from dap_led_ros.inference.priors import build_prior
 from dap_led_ros.models import dap_led, nafnet, nano
 from dap_led_ros.models.dap_led import DapLed, DapLedConfig
@@ -30,7 +29,6 @@ from dap_led_training.data.batches import Batches, Stage, as_planes
 from dap_led_training.data.config import DataConfig, source
 from dap_led_training.degradation.night_blur import NightBlurConfig
 from dap_led_training.grow import grow
-from dap_led_training.int8 import round_as_int8
 from dap_led_training.loop import LoopConfig
 from dap_led_training.losses import LossWeights
 
@@ -52,11 +50,9 @@ class TrainConfig:
     losses: LossWeights = field(default_factory=LossWeights)
     night_blur: NightBlurConfig = field(default_factory=NightBlurConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
-    open_gate: bool = False
-    """Of a nano: train the rest with its gate wide open. Behind a gate that is closed, or half so,
-    on frames that are blurred by day, nothing learns to sharpen them."""
-    int8: bool = False
-    """Of a nano: compute the layers that export quantises as int8 will; see int8.py."""
+    right_gate: bool = False
+    """Of a nano: train the rest with the gate as it should be, open on degraded frames and closed
+    on others. Behind one that is half closed on blur by day nothing learns to sharpen it."""
     checkpointing: bool = False
     """Compute activations again in place of keeping them: larger crops in less memory."""
     only: str = ''
@@ -88,8 +84,6 @@ class EnhanceRecipe(nn.Module):
         self.network = create(config, prior.visual.output_dim if controlled else 0)
         if isinstance(self.network, DapLed):
             self.network.checkpointing = config.checkpointing
-        if config.int8:
-            round_as_int8(self.network, INT8_LAYERS)
         for name, parameter in self.network.named_parameters():
             parameter.requires_grad_(name.startswith(config.only))
         if not any(parameter.requires_grad for parameter in self.network.parameters()):
@@ -109,7 +103,8 @@ class EnhanceRecipe(nn.Module):
         prior, judge = (m.to(degraded.device) if m else None for m in self._frozen)
         gate = None
         if isinstance(self.network, Nano):
-            enhanced, gate = self.network.enhance_and_gate(degraded, self.config.open_gate)
+            opening = losses.needed(degraded, target) if self.config.right_gate else None
+            enhanced, gate = self.network.enhance_and_gate(degraded, opening)
             gate = gate.float()
         else:
             given = checkpoint.guidance(self.network.config, prior, degraded)

@@ -112,10 +112,12 @@ class Nano(nn.Module):
         """Enhance (B, 3, H, W) in [0, 1]; returns the same shape."""
         return self.enhance_and_gate(frame)[0]
 
-    def enhance_and_gate(self, frame: Tensor, open_gate: bool = False) -> tuple[Tensor, Tensor]:
+    def enhance_and_gate(
+        self, frame: Tensor, opening: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The enhanced frames, and for training the logits (B,) of being degraded.
 
-        :param open_gate: enhance as if the gate were wide open, whatever it says.
+        :param opening: (B,) in [0, 1], to take in place of the gate's own.
         """
         height, width = frame.shape[-2:]
         padded = functional.pad(
@@ -123,10 +125,10 @@ class Nano(nn.Module):
             (0, -width % SIZE_MULTIPLE, 0, -height % SIZE_MULTIPLE),
             mode='replicate',
         )
-        enhanced, gate = self._forward_padded(padded, open_gate)
+        enhanced, gate = self._forward_padded(padded, opening)
         return enhanced[..., :height, :width], gate.flatten()
 
-    def _forward_padded(self, frame: Tensor, open_gate: bool) -> tuple[Tensor, Tensor]:
+    def _forward_padded(self, frame: Tensor, opening: Tensor | None) -> tuple[Tensor, Tensor]:
         half = functional.pixel_unshuffle(frame, 2)  # (B, 12, H/2, W/2): colour-major 2x2 cells
 
         x4, x8, x16, gate = encode(self, half)
@@ -136,9 +138,9 @@ class Nano(nn.Module):
         x2 = functional.pixel_shuffle(self.up2(x4), 2) + self.detail(half)
         gain, residual = self.head(functional.relu(x2)).split((3, 12), dim=1)
         change = half * gain.repeat_interleave(4, dim=1) + residual
-        opening = torch.sigmoid(self.config.gate_slope * (gate - self.config.gate_threshold))
-        if open_gate:
-            opening = torch.ones_like(opening)
+        if opening is None:
+            opening = torch.sigmoid(self.config.gate_slope * (gate - self.config.gate_threshold))
+        opening = opening.reshape(-1, 1, 1, 1)
         return functional.pixel_shuffle(half + opening * change, 2), gate
 
 

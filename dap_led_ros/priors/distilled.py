@@ -7,6 +7,8 @@ ONNX file it is what scores frames where torch is not installed.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -22,7 +24,7 @@ class DistilledPrior(nn.Module):
     def __init__(self, width: int = 32) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv2d(3, width // 2, 3, stride=2, padding=1),
+            nn.Conv2d(6, width // 2, 3, stride=2, padding=1),
             nn.ReLU(),
             nn.Conv2d(width // 2, width, 3, stride=2, padding=1),
             nn.ReLU(),
@@ -52,7 +54,9 @@ class DistilledPrior(nn.Module):
 
     def logits(self, small: Tensor) -> tuple[Tensor, Tensor]:
         """What of_small() says, before the sigmoid; differentiable."""
-        x = self.stem(small)
+        # In the logarithm an edge is as strong in the dark as in the light.
+        logarithm = 1 + torch.log(small + 1 / 255) / math.log(255)
+        x = self.stem(torch.cat([small, logarithm], dim=1))
         scene = self.context(x.mean((2, 3)))[:, :, None, None]
         x = x + self.body1(functional.relu(x)) + scene
         x = x + self.body2(functional.relu(x))
