@@ -92,17 +92,6 @@ def test_a_closed_gate_leaves_the_frame_and_an_open_one_does_not():
         assert torch.equal(enhanced, frames) == unchanged
 
 
-def test_the_gate_can_be_held_as_it_should_be():
-    network, frames = random_tiny(), torch.rand(2, 3, 40, 56)
-    for layer, value in ((network.gate[-1].weight, 0.0), (network.gate[-1].bias, -100.0)):
-        torch.nn.init.constant_(layer, value)
-    held, logits = network.enhance_and_gate(frames, torch.tensor([1.0, 0.0]))
-    assert (logits < -99).all()
-    assert (held[0] - frames[0]).abs().max() > 0.01 and torch.equal(held[1], frames[1])
-    torch.nn.init.constant_(network.gate[-1].bias, 100.0)
-    torch.testing.assert_close(network.enhance_and_gate(frames)[0][0], held[0])
-
-
 def test_on_a_cpu_the_name_stands_for_the_int8_file_which_loses_little(night):
     by_name = Enhancer.load('nano', 'cpu')
     assert by_name.model == 'nano-int8'

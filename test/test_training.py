@@ -169,20 +169,6 @@ def test_losses_by_hand():
     assert float(losses.grid(flat + 0.3, flat)) == pytest.approx(0, abs=1e-6)
 
 
-def test_the_loss_around_lamps_sees_them_and_their_rim_by_night_alone():
-    target = torch.full((1, 3, 64, 64), 0.5)
-    degraded = target * 0.1
-    degraded[..., 30:34, 30:34] = 1.0  # in the cells of 4 pixels from 28 to 36
-    assert float(losses.around_lamps(target, target, degraded)) == pytest.approx(1e-3, abs=1e-6)
-    enhanced = target.clone()
-    enhanced[..., 16:48, 16:48] = 0.3  # the cells and 3 more on each side
-    assert float(losses.around_lamps(enhanced, target, degraded)) == pytest.approx(0.2, abs=1e-4)
-    enhanced = 0.8 - enhanced  # all but these
-    assert float(losses.around_lamps(enhanced, target, degraded)) == pytest.approx(1e-3, abs=1e-4)
-    day = torch.full_like(target, 0.95)
-    assert float(losses.around_lamps(day - 0.3, day, day)) == 0
-
-
 def test_the_gate_shall_be_open_where_something_is_degraded():
     target = torch.rand(2, 3, 16, 16)
     degraded = target.clone()

@@ -21,7 +21,6 @@ class LossWeights:
     gradient: float = 0.0
     dissimilarity: float = 0.0
     grid: float = 0.0
-    lamps: float = 0.0
     gate: float = 0.0
     identity: float = 0.0
     clip: float = 0.0
@@ -83,31 +82,10 @@ def grid(enhanced: Tensor, target: Tensor, period: int = 4) -> Tensor:
     return (places - places.mean(-1, keepdim=True)).abs().mean()
 
 
-def around_lamps(enhanced: Tensor, target: Tensor, degraded: Tensor, reach: int = 3) -> Tensor:
-    """Charbonnier on and around what is bright in frames that are dark otherwise.
-
-    Lamps are few pixels, and so is the ring that a network draws around them; a mean over the
-    whole frame does not see it.
-
-    :param reach: how far around, in cells of 4 pixels. H and W divide by 4.
-    """
-    bright = functional.max_pool2d((degraded.amax(1, keepdim=True) > 0.9).float(), 4)
-    near = functional.max_pool2d(bright, 2 * reach + 1, 1, reach)
-    dark = degraded.mean((1, 2, 3)) < 0.6 * target.mean((1, 2, 3))
-    near = functional.interpolate(near * dark[:, None, None, None], scale_factor=4.0)
-    errors = torch.sqrt((enhanced - target) ** 2 + 1e-6).mean(1, keepdim=True)
-    return (near * errors).sum() / near.sum().clamp(min=1)
-
-
-def needed(degraded: Tensor, target: Tensor) -> Tensor:
-    """1 for each pair (B,) whose frame is degraded, 0 where there is nothing to enhance."""
-    return (degraded != target).flatten(1).any(1).float()
-
-
 def gate_error(logits: Tensor, degraded: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy of the gate (B,): open on a degraded frame, closed on an undegraded one."""
-    wanted = needed(degraded, target).to(logits.dtype)
-    return functional.binary_cross_entropy_with_logits(logits, wanted)
+    needed = (degraded != target).flatten(1).any(1).to(logits.dtype)
+    return functional.binary_cross_entropy_with_logits(logits, needed)
 
 
 def identity(
@@ -177,8 +155,6 @@ def weighted_terms(
     ):
         if weight := getattr(weights, name):
             terms[name] = weight * term(enhanced, target)
-    if weights.lamps:
-        terms['lamps'] = weights.lamps * around_lamps(enhanced, target, degraded)
     if weights.gate:
         if gate is None:
             raise ValueError('losses.gate: this network has no gate; set its weight to 0')

@@ -50,9 +50,6 @@ class TrainConfig:
     losses: LossWeights = field(default_factory=LossWeights)
     night_blur: NightBlurConfig = field(default_factory=NightBlurConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
-    right_gate: bool = False
-    """Of a nano: train the rest with the gate as it should be, open on degraded frames and closed
-    on others. Behind one that is half closed on blur by day nothing learns to sharpen it."""
     checkpointing: bool = False
     """Compute activations again in place of keeping them: larger crops in less memory."""
     only: str = ''
@@ -103,8 +100,7 @@ class EnhanceRecipe(nn.Module):
         prior, judge = (m.to(degraded.device) if m else None for m in self._frozen)
         gate = None
         if isinstance(self.network, Nano):
-            opening = losses.needed(degraded, target) if self.config.right_gate else None
-            enhanced, gate = self.network.enhance_and_gate(degraded, opening)
+            enhanced, gate = self.network.enhance_and_gate(degraded)
             gate = gate.float()
         else:
             given = checkpoint.guidance(self.network.config, prior, degraded)
