@@ -4,8 +4,8 @@ overhead: frames go to a bare relay (a callback that publishes what it got) and 
 with a model that does nothing, in turn, each in its own process; the node decodes and encodes in
 full. Printed: medians of the way there and back, and their ratio.
 
-load: 30 frames/s of 640x480 for a minute into the node with an ONNX model of about 80 ms. Printed:
-the age of the results beside the time of one inference, what became of the frames, how long a
+load: 30 frames/s of 640x480 for a minute into the node with an ONNX model of about 80 ms, or with
+--model. Printed: the age of the results beside the time of one inference, what became of the frames, how long a
 parameter request takes meanwhile, and what the memory does.
 """
 
@@ -161,12 +161,13 @@ def overhead(frames: int, width: int, height: int) -> None:
     print(f'ratio of the medians  {np.median(times["node"]) / np.median(times["relay"]):6.2f}')
 
 
-def load(seconds: float) -> None:
+def load(seconds: float, model: str) -> None:
     """Print what a minute of too many frames does."""
     frame = _picture(640, 480)
     with tempfile.TemporaryDirectory() as folder:
-        model = Path(folder) / 'load.onnx'
-        _write_model(model)
+        if not model:
+            model = str(Path(folder) / 'load.onnx')
+            _write_model(Path(model))
         command = [sys.executable, '-m', 'dap_led_ros.nodes', 'enhance', '--ros-args']
         command += ['-r', '__ns:=/node', '-p', f'model:={model}', '-p', 'mode:=always']
         with graph({'node': command}) as (probe, nodes):
@@ -194,6 +195,7 @@ def load(seconds: float) -> None:
     print(f'age of the results      {age * 1e3:6.0f} ms median, {age / inference:.2f} inferences')
     names = ('received', 'enhanced', 'passed_through', 'dropped', 'refused')
     print('the node                ' + ', '.join(f'{counts.get(n)} {n}' for n in names))
+    print(f'enhanced                {int(counts.get("enhanced", 0)) / seconds:6.1f} frames/s')
     print(f'sent and not received   {len(sent) - int(counts.get("received", 0)):6d}')
     print(
         f'parameter request       {np.median(answers) * 1e3:6.1f} ms median, {len(answers)} times'
@@ -291,6 +293,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--width', type=int, default=1280, help='of overhead (1280)')
     parser.add_argument('--height', type=int, default=720, help='of overhead (720)')
     parser.add_argument('--seconds', type=float, default=60.0, help='of load (60)')
+    parser.add_argument('--model', default='', help='of load: a name or a path')
     options = parser.parse_args(arguments)
     if options.what == 'be-relay':
         _be_relay()
@@ -301,7 +304,7 @@ def main(arguments: list[str] | None = None) -> int:
             if options.what == 'overhead':
                 overhead(options.frames, options.width, options.height)
             else:
-                load(options.seconds)
+                load(options.seconds, options.model)
         except (RuntimeError, ImportError, ValueError) as error:
             print(f'benchmark: {error}', file=sys.stderr)
             return 1
