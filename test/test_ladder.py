@@ -14,7 +14,7 @@ pytest.importorskip('lightning_fabric')
 
 from dap_led_ros import sample
 from dap_led_ros.inference import Enhancer, weights
-from dap_led_ros.media import read_image
+from dap_led_ros.media import VideoFile, read_image
 from dap_led_training import detection_f1, ladder, sheet, stream
 
 PHOTOGRAPH = Path(sample.__file__).parent / 'garage.jpg'
@@ -117,6 +117,24 @@ def test_a_detector_finds_the_same_object_wherever_the_frame_is_letterboxed(nigh
     moved = detector.find(tall)
     one, other = (f.boxes[list(f.classes).index(3)] for f in (found, moved))
     assert detection_f1._overlap(one, other) > 0.7
+
+
+def test_frames_of_videos_take_the_place_of_photographs(tmp_path, night, monkeypatch, capsys):
+    class OneObject:
+        def __init__(self, path):
+            pass
+
+        def find(self, frame):
+            return boxes((10, 10, 40, 40, 2))
+
+    monkeypatch.setattr(detection_f1, 'Yolo', OneObject)
+    only = {'input': lambda frame: frame}
+    monkeypatch.setattr(detection_f1, 'load_methods', lambda models: only)
+    with VideoFile(tmp_path / 'clip.mp4', 10) as video:
+        for _ in range(5):
+            video.write(night[1])
+    detection_f1.main(['yolo.onnx', '--videos', str(tmp_path / 'clip.mp4'), '--every', '2'])
+    assert 'both: 6 objects on 3 of 3 photographs' in capsys.readouterr().out
 
 
 def test_no_detector_is_said_in_words():

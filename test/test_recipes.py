@@ -325,7 +325,7 @@ def clip_config(folder) -> train_clip.ClipConfig:
 
 def test_a_clip_and_its_student_are_trained_and_used(folder, clip_config, tmp_path):
     """A few steps of both recipes, all the way to files that load."""
-    config = dataclasses.replace(clip_config, tokens=0.5)
+    config = dataclasses.replace(clip_config, tokens=0.5, patch_means=0.1)
     clip = train_clip.train(config, tmp_path / 'clip')
     folded = open_clip.create_model(f'local-dir:{clip}')
     assert folded.visual.pool_type == 'avg'
@@ -359,14 +359,26 @@ def test_each_token_is_asked_by_itself_where_the_recipe_says_so(clip_config):
     terms = recipe(*given)
     assert set(terms) == {'images', 'texts', 'tokens'}
     recipe.config = dataclasses.replace(clip_config, tokens=1.0)
-    assert float(recipe(*given)['tokens']) == pytest.approx(2 * float(terms['tokens']), rel=1e-4)
+    assert recipe(*given)['tokens'].item() == pytest.approx(2 * terms['tokens'].item(), rel=1e-4)
     with torch.no_grad():
         _, tokens = recipe.network.visual(train_clip.normalized(train_clip.as_planes(pictures)))
         tokens = functional.normalize(tokens @ recipe.network.visual.proj, dim=-1)
         described = recipe.network.encode_text(texts, normalize=True)
         logits = recipe.network.logit_scale.exp() * tokens @ described.T
         expected = -logits.log_softmax(-1)[[0, 1], :, [0, 1]].mean()
-    assert float(recipe(*given)['tokens']) == pytest.approx(float(expected), rel=1e-4)
+    assert recipe(*given)['tokens'].item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_held_kernels_see_contrast_and_learn_no_more(clip_config):
+    config = dataclasses.replace(clip_config, patch_means=0.1)
+    kernels = train_clip.create(config).visual.conv1.weight
+    with torch.no_grad():
+        kernels.add_(0.5)
+    means, detail = kernels.mean((2, 3)).clone(), kernels - kernels.mean((2, 3), keepdim=True)
+    train_clip.hold_kernels(kernels, 0.1)
+    torch.testing.assert_close(kernels.mean((2, 3)), 0.1 * means)
+    torch.testing.assert_close(kernels - kernels.mean((2, 3), keepdim=True), detail)
+    assert not kernels.requires_grad
 
 
 def test_patch_dropout_remembers_what_it_kept():

@@ -15,11 +15,13 @@ What is written has been compared with torch on ODD_SIZES first.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import dataclasses
 import functools
 import os
 import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -65,6 +67,8 @@ INT8_LAYERS = ('encoder', 'down')
 INT8_PERCENTILE = 99.99
 """Of the values of a layer on the calibration frames: what lies beyond is clipped. With steps wide
 enough for the largest of all, the small values of dark frames would be rounded away."""
+INT8_FRAMES = 48
+"""To calibrate on at the most: what every layer makes of every frame is in memory at once."""
 
 BEFORE = """
 <ir_version: 9, opset_import: ["" : 20]>
@@ -434,20 +438,21 @@ def quantized(
             frame = next(self.left, None)
             return None if frame is None else {'frame': frame}
 
-    quantize_static(
-        core,
-        part,
-        Frames(),
-        quant_format=QuantFormat.QDQ,
-        op_types_to_quantize=['Conv', 'Relu'],
-        nodes_to_quantize=[node.name for node in taken],
-        per_channel=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        reduce_range=True,  # without VNNI, products of 8 bit saturate
-        calibrate_method=CalibrationMethod.Percentile,
-        extra_options={'CalibPercentile': INT8_PERCENTILE},
-    )
+    with contextlib.redirect_stdout(sys.stderr):  # it tells what it does
+        quantize_static(
+            core,
+            part,
+            Frames(),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=['Conv', 'Relu'],
+            nodes_to_quantize=[node.name for node in taken],
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            reduce_range=True,  # without VNNI, products of 8 bit saturate
+            calibrate_method=CalibrationMethod.Percentile,
+            extra_options={'CalibPercentile': INT8_PERCENTILE},
+        )
     return onnx.load(part)
 
 
@@ -593,7 +598,9 @@ def run(options: argparse.Namespace) -> int:
     if options.calibrate:
         from dap_led_ros import media
 
-        calibration = [media.read_image(p) for p in media.find_images(options.calibrate)]
+        pictures = media.find_images(options.calibrate)
+        spread = pictures[:: max(1, len(pictures) // INT8_FRAMES)][:INT8_FRAMES]
+        calibration = [media.read_image(path) for path in spread]
     difference = export(
         network,
         options.output,

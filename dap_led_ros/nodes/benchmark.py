@@ -5,8 +5,8 @@ with a model that does nothing, in turn, each in its own process; the node decod
 full. Printed: medians of the way there and back, and their ratio.
 
 load: 30 frames/s of 640x480 for a minute into the node with an ONNX model of about 80 ms, or with
---model. Printed: the age of the results beside the time of one inference, what became of the frames, how long a
-parameter request takes meanwhile, and what the memory does.
+--model. Printed: the age of the results beside the time of one inference, what became of the
+frames, how long a parameter request takes meanwhile, and what the memory does.
 """
 
 from __future__ import annotations
