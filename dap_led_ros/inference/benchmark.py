@@ -30,6 +30,8 @@ from dap_led_ros.inference.enhancer import Enhancer
 from dap_led_ros.inference.info import describe
 
 WARM_UP = 3
+PAUSE = 0.005
+"""Seconds before each call: threads of the method before still wait for more, and take a core."""
 CLAHE, EAGER, LIMIT = 'OpenCV CLAHE', 'torch fp32, eager', 'limit: 3x3 convolutions'
 _FEATURES = 64
 
@@ -147,6 +149,7 @@ def take_turns(
     times: dict[str, dict[str, list[float]]] = {name: {} for name in methods}
     for index in range(WARM_UP + count):
         for name, method in methods.items():
+            time.sleep(PAUSE)
             start = time.perf_counter()
             stages = method(frame)
             whole = (time.perf_counter() - start) * 1e3
