@@ -7,7 +7,6 @@ import pytest
 
 torch = pytest.importorskip('torch', reason="no torch: pip install 'dap_led_ros[train]'")
 
-
 from dap_led_ros.inference import Enhancer, export, weights
 from dap_led_ros.inference.backends import onnx as onnx_backend
 from dap_led_ros.models.nano import PRESETS, Nano
