@@ -4,15 +4,16 @@ DETECTOR is a YOLOv8 of COCO as ONNX (1x3x640x640 in, 1x84x8400 out). What it fi
 photograph is the truth; the same photograph is degraded by the independent night (`independent`
 and `lamps` of dap_led_training.evaluate), enhanced, and looked at again. Objects match when their
 classes are equal and their boxes overlap by half or more. Photographs that were never trained on,
-or with --videos single frames of road clips, which have more objects: one in --every.
+or with --videos single frames of road clips, which have more objects: one in --every. Each is
+degraded several times, --nights, by other draws.
 
 "brightened" stands in for a brightening network that leaves the blur in, such as FLOL: bilateral
-denoising, then a gain in linear light that makes the mean equal to the reference's, which no such
-network can know.
+denoising, then a gain in linear light that makes every frame as bright as photographs are on
+average. "relit" makes each frame as bright as its own reference, which no network can know.
 
-F1 is over all objects. The interval is of the difference from the input, and of the first model
-from "brightened": 95%, paired bootstrap over photographs. (Frames of one clip are alike, the more
-so the closer they are: their interval is too narrow.)
+F1 is over all objects. The intervals are of the differences from the input, from "brightened" and
+from "relit": 95%, paired bootstrap over photographs. (Frames of one clip are alike, the more so
+the closer they are: their interval is too narrow.)
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from dap_led_training.train import TrainConfig
 SIDE = 640
 CONFIDENCE, NMS_OVERLAP, MATCH_OVERLAP = 0.25, 0.7, 0.5
 SETS = ('independent', 'lamps')
+BLURRED = ('brightened', 'relit')
 RESAMPLES = 10_000
 
 
@@ -123,10 +125,10 @@ def interval(counts: np.ndarray, others: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def brightened(frame: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Denoised and as bright as the reference, blur left in; see the module's description."""
+def brightened(frame: np.ndarray, wanted: float) -> np.ndarray:
+    """Denoised and of the mean wanted, in grey levels, blur left in; see the module."""
     light = srgb_to_linear(cv2.bilateralFilter(frame, 7, 20, 3))
-    wanted, low, high = reference.mean(), 1.0, 200.0
+    low, high = 1.0, 200.0
     for _ in range(12):
         gain = (low * high) ** 0.5
         bright = to_uint8(linear_to_srgb(light * gain))
@@ -145,12 +147,14 @@ def measure(
     truth = [detector.find(reference) for _, reference in sets[SETS[0]]]
     result = {}
     for name in SETS:
-        counts: dict[str, list] = {method: [] for method in (*methods, 'brightened')}
+        usual = float(np.mean([reference.mean() for _, reference in sets[name]]))
+        counts: dict[str, list] = {method: [] for method in (*methods, *BLURRED)}
         for (degraded, reference), objects in zip(tqdm(sets[name], name), truth):
             if not len(objects.boxes):
                 continue
             frames = {key: method(degraded) for key, method in methods.items()}
-            frames['brightened'] = brightened(degraded, reference)
+            for key, mean in zip(BLURRED, (usual, reference.mean())):
+                frames[key] = brightened(degraded, mean)
             for key, frame in frames.items():
                 counts[key].append(matches(detector.find(frame), objects))
         result[name] = {key: np.array(rows) for key, rows in counts.items()}
@@ -161,13 +165,14 @@ def measure(
 
 def table(measured: dict[str, np.ndarray]) -> str:
     """The printed form of one set."""
-    rows = [['', 'F1', 'hits', 'false alarms', 'misses', 'less input', 'less brightened']]
+    peers = ('input', *BLURRED)
+    rows = [['', 'F1', 'hits', 'false alarms', 'misses', *(f'less {peer}' for peer in peers)]]
     for name, counts in measured.items():
         differences = [
             ''
             if name == other
             else '{:+.2f} to {:+.2f}'.format(*interval(counts, measured[other]))
-            for other in ('input', 'brightened')
+            for other in peers
         ]
         rows.append(
             [name, f'{f1(counts):.3f}', *(str(int(n)) for n in counts.sum(0)), *differences]
@@ -187,6 +192,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument('--photographs', nargs='+', metavar='FOLDER')
     parser.add_argument('--videos', nargs='+', metavar='FILE', help='in place of photographs')
     parser.add_argument('--every', type=int, default=8, help='of their frames; default: 8')
+    parser.add_argument('--nights', type=int, default=3, help='of each photograph; default: 3')
     options = parser.parse_args(arguments)
     folders = options.photographs or configuration.load(RECIPE, TrainConfig).data.photographs
     if options.videos:
@@ -195,13 +201,16 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         photographs = find_photographs(folders, validation=True)
     methods = load_methods(options.models or ['nano'])
-    measured = measure(Yolo(options.detector), methods, night_sets(photographs))
-    for name, counts in measured.items():
+    sets = night_sets(photographs * options.nights)  # another place, another night
+    measured = measure(Yolo(options.detector), methods, sets)
+    for name, rows in measured.items():
+        # All nights of a photograph are one item to resample.
+        counts = {key: row.reshape(options.nights, -1, 3).sum(0) for key, row in rows.items()}
         some = counts['input']
         objects = some[:, 0] + some[:, 2]
         print(
             f'\n{name}: {objects.sum()} objects on {len(objects)} of {len(photographs)} '
-            'photographs, 640x480; 95% intervals'
+            f'photographs, 640x480, {options.nights} nights of each; 95% intervals'
         )
         print(table(counts))
 

@@ -114,7 +114,9 @@ def ladder(models: list[str], photographs: list[Path], detector: str | None) -> 
     rows.append(row('CLAHE + gamma', measure(clahe_and_gamma, sets, days)))
     for model in models:
         enhancer = Enhancer.load(model)
-        macs = giga_macs(model)
+        file, macs = weights.find(model), giga_macs(model)
+        if enhancer.model != file.stem:  # its int8 form took its place
+            file = file.with_stem(enhancer.model)
         still, moving = (
             stream.measure_steadiness(enhancer, stream.VIDEOS[name], steady=True)
             for name in ('static, night (5.5% of the light)', 'moving, night')
@@ -132,7 +134,7 @@ def ladder(models: list[str], photographs: list[Path], detector: str | None) -> 
             row(
                 Path(model).name,
                 measure(lambda frame, e=enhancer: e.network(frame)[0], sets, days),
-                f'{weights.find(model).stat().st_size / 1e6:.1f}',
+                f'{file.stat().st_size / 1e6:.1f}',
                 '-' if macs is None else f'{macs:.2f}',
                 gated(enhancer, days),
                 f'{still["flicker"]:.2f}',
