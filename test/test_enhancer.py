@@ -217,7 +217,7 @@ def test_a_compiled_checkpoint_is_the_same_picture(night, tmp_path, monkeypatch)
     from dap_led_ros.models.nano import Nano, NanoConfig
 
     torch.manual_seed(0)
-    network = Nano(NanoConfig((8, 8, 16), (0, 0, 0), (0, 0), 4, 4))  # each layer takes a second
+    network = Nano(NanoConfig((8, 8, 16), (0, 0, 0), (0, 0), 4))  # each layer takes a second
     torch.nn.init.normal_(network.head.weight, std=0.1)
     path = tmp_path / 'nano.safetensors'
     checkpoint.save(network, path)

@@ -9,7 +9,7 @@ torch = pytest.importorskip('torch', reason="no torch: pip install 'dap_led_ros[
 from dap_led_ros.models.nano import PRESETS, Nano, NanoConfig
 from dap_led_training.grow import grow
 
-LARGER = NanoConfig((16, 16, 24), (2, 1, 2), (2, 1), gate_width=8)
+LARGER = NanoConfig((16, 16, 24), (2, 1, 2), (2, 1), detail_blocks=2, gate_width=8)
 
 
 def networks() -> tuple[Nano, Nano]:

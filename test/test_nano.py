@@ -64,14 +64,16 @@ def test_export_of_the_tiny_preset_and_its_parity(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ['tiny.onnx']
 
 
-def test_the_shipped_onnx_is_the_shipped_safetensors():
+@pytest.mark.parametrize('name', ['nano', 'small'])
+def test_the_shipped_onnx_is_the_shipped_safetensors(name):
     """Three odd sizes, 1e-4."""
-    network = export.load_network(weights.FOLDER / 'nano.safetensors')
-    assert export.parity(network, weights.find('nano')) <= 1e-4
+    network = export.load_network(weights.checkpoint(name))
+    assert export.parity(network, weights.find(name)) <= 1e-4
 
 
-def test_the_gate_opens_on_a_night_and_closes_on_a_day(night):
-    network = export.load_network(weights.FOLDER / 'nano.safetensors')
+@pytest.mark.parametrize('name', ['nano', 'small'])
+def test_the_gate_opens_on_a_night_and_closes_on_a_day(night, name):
+    network = export.load_network(weights.checkpoint(name))
     frames = torch.stack([torch.from_numpy(frame).permute(2, 0, 1) / 255 for frame in night])
     with torch.inference_mode():
         logits = network.enhance_and_gate(frames)[1]

@@ -124,7 +124,7 @@ def test_a_run_goes_on_with_a_version_that_knows_more_options(folder, tmp_path):
     del known['only'], known['prior']['dense_mode']
     path.write_text(yaml.safe_dump(known))
     train(recipe(folder, 5), tmp_path)
-    assert yaml.safe_load(path.read_text())['only'] == ''
+    assert yaml.safe_load(path.read_text())['only'] == []
 
 
 def test_options_change_the_preset_and_wrong_ones_are_named(folder):

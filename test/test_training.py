@@ -310,16 +310,16 @@ def test_fine_tuning_begins_with_the_weights_it_is_given(folder, tmp_path, capsy
         torch.testing.assert_close(tensor, export.load_network(second).state_dict()[name])
 
 
-def test_only_the_named_part_learns(folder, tmp_path):
+def test_only_the_named_parts_learn(folder, tmp_path):
     first = export.load_network(train(recipe(folder, 8), tmp_path / 'first'))
-    config = dataclasses.replace(recipe(folder, 8), only='gate')
+    config = dataclasses.replace(recipe(folder, 8), only=['gate', 'head'])
     second = train(config, tmp_path / 'second', initial=tmp_path / 'first/weights.safetensors')
     changed = {
         name.split('.')[0]
         for name, tensor in export.load_network(second).state_dict().items()
         if not torch.equal(tensor, first.state_dict()[name])
     }
-    assert changed == {'gate'}
+    assert changed == {'gate', 'head'}
 
 
 def test_training_learns(folder, tmp_path):

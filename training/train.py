@@ -52,7 +52,7 @@ class TrainConfig:
     loop: LoopConfig = field(default_factory=LoopConfig)
     checkpointing: bool = False
     """Compute activations again in place of keeping them: larger crops in less memory."""
-    only: str = ''
+    only: list[str] = field(default_factory=list)
     """Train only the parameters whose names begin so, and leave the others as they are."""
 
     def __post_init__(self) -> None:
@@ -82,7 +82,7 @@ class EnhanceRecipe(nn.Module):
         if isinstance(self.network, DapLed):
             self.network.checkpointing = config.checkpointing
         for name, parameter in self.network.named_parameters():
-            parameter.requires_grad_(name.startswith(config.only))
+            parameter.requires_grad_(not config.only or name.startswith(tuple(config.only)))
         if not any(parameter.requires_grad for parameter in self.network.parameters()):
             raise ValueError(f'only: no parameter of {config.network} begins with {config.only!r}')
         judge = None

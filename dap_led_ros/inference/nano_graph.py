@@ -29,7 +29,7 @@ class NanoGraph(nn.Module):
         self.up4, self.add4 = Grow(network.up4), _add(network.up4)
         self.up2, self.add2 = Grow(network.up2), _add(network.up2)
         self.decoder8, self.decoder4 = network.decoder8, network.decoder4
-        self.head = network.head
+        self.decoder2, self.head = network.decoder2, network.head
 
     def forward(self, frame: Tensor) -> Tensor:
         """Enhance (B, 3, H, W) in [0, 1]; see Nano.enhance_and_gate()."""
@@ -41,7 +41,7 @@ class NanoGraph(nn.Module):
         x8 = self.decoder8(self.add8(self.up8(x16)) + x8)
         x4 = self.decoder4(self.add4(self.up4(x8)) + x4)
         x2 = functional.relu(self.add2(self.up2(x4)) + self.detail(frame))
-        gain, residual = self.head(x2).split((3, 12), dim=1)
+        gain, residual = self.head(self.decoder2(x2)).split((3, 12), dim=1)
         opening = torch.sigmoid(self.config.gate_slope * (gate - self.config.gate_threshold))
         # One pass over what is small, and not several over the frame.
         gain = functional.interpolate(1 + opening * gain, scale_factor=2.0, mode='nearest')
