@@ -31,7 +31,8 @@ def add_commands(commands: Any) -> None:
     export.add_argument(
         '--untrained',
         action='store_true',
-        help='MODEL is a preset (paper, base, ...) and gets weights by chance, to measure times',
+        help='MODEL is a preset (paper, base, ...; small is that of DAP-LED) and gets weights by '
+        'chance, to measure times',
     )
     export.set_defaults(run=_export)
 

@@ -39,7 +39,9 @@ def test_what_is_new_learns():
     large(torch.rand(1, 3, 32, 32)).square().mean().backward()
     for weight in (large.encoder4[1].conv2.weight, large.down16.weight[:16, 8:]):
         assert not weight.any()
+    assert not large.decoder2[1].conv2.weight.any()
     assert large.encoder4[1].conv2.weight.grad.any()
+    assert large.decoder2[1].conv2.weight.grad.any()
     assert large.down16.weight.grad[:16, 8:].any()
 
 

@@ -29,7 +29,7 @@ def test_the_ladder_has_a_row_for_each_method_and_nano_meets_its_bars(monkeypatc
     cells = [cell.strip() for cell in rows[-1].split('  ') if cell.strip()]
     names = ['', *(cell.strip() for cell in head.split('  ') if cell.strip())]
     nano = dict(zip(names, cells))
-    assert nano['MB'] == f'{weights.find("nano").stat().st_size / 1e6:.1f}'
+    assert nano['MB'] == f'{weights.find(Enhancer.load("nano").model).stat().st_size / 1e6:.1f}'
     assert float(nano['GMAC']) > 1
     assert float(nano['synthesis'].split(' / ')[0]) > 15
     assert nano['day, gate on'] == '50.00 / 50.00, 1 of 1'
@@ -137,6 +137,12 @@ def test_frames_of_videos_take_the_place_of_photographs(tmp_path, night, monkeyp
     detection_f1.main(['yolo.onnx', *arguments])
     printed = capsys.readouterr().out
     assert 'both: 12 objects on 3 of 3 photographs, 640x480, 2 nights of each' in printed
+
+
+def test_all_nights_of_a_photograph_are_one_item():
+    first, second = np.array([[1, 0, 0], [2, 0, 0]]), np.array([[0, 0, 5], [0, 7, 0]])
+    folded = detection_f1.per_photograph(np.concatenate([first, second]), 2)
+    assert folded.tolist() == [[1, 0, 5], [2, 7, 0]]
 
 
 def test_no_detector_is_said_in_words():

@@ -320,6 +320,8 @@ def test_only_the_named_parts_learn(folder, tmp_path):
         if not torch.equal(tensor, first.state_dict()[name])
     }
     assert changed == {'gate', 'head'}
+    with pytest.raises(ValueError, match="no parameter of nano-tiny begins with 'haed'"):
+        train(dataclasses.replace(config, only=['gate', 'haed']), tmp_path / 'third')
 
 
 def test_training_learns(folder, tmp_path):

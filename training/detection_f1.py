@@ -8,8 +8,9 @@ or with --videos single frames of road clips, which have more objects: one in --
 degraded several times, --nights, by other draws.
 
 "brightened" stands in for a brightening network that leaves the blur in, such as FLOL: bilateral
-denoising, then a gain in linear light that makes every frame as bright as photographs are on
-average. "relit" makes each frame as bright as its own reference, which no network can know.
+denoising, then a gain in linear light that makes every frame as bright as the training's
+photographs are on average. "relit" makes each frame as bright as its own reference, which no
+network can know.
 
 F1 is over all objects. The intervals are of the differences from the input, from "brightened" and
 from "relit": 95%, paired bootstrap over photographs. (Frames of one clip are alike, the more so
@@ -38,6 +39,8 @@ SIDE = 640
 CONFIDENCE, NMS_OVERLAP, MATCH_OVERLAP = 0.25, 0.7, 0.5
 SETS = ('independent', 'lamps')
 BLURRED = ('brightened', 'relit')
+USUAL_MEAN = 108.0
+"""Grey levels, of the photographs that nano.yaml trains on."""
 RESAMPLES = 10_000
 
 
@@ -139,21 +142,20 @@ def brightened(frame: np.ndarray, wanted: float) -> np.ndarray:
 def measure(
     detector: Yolo, methods: dict[str, Method], sets: dict[str, list[Pair]]
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Hits, false alarms and misses on photographs with objects, for each set and method.
+    """Hits, false alarms and misses on pairs with objects, for each set and method.
 
-    :returns: arrays (photographs, 3); `both` is the sum over the sets.
+    :returns: arrays (pairs, 3); `both` is the sum over the sets.
     """
     # The set with lamps has them in its reference; the truth is the photograph without.
     truth = [detector.find(reference) for _, reference in sets[SETS[0]]]
     result = {}
     for name in SETS:
-        usual = float(np.mean([reference.mean() for _, reference in sets[name]]))
         counts: dict[str, list] = {method: [] for method in (*methods, *BLURRED)}
         for (degraded, reference), objects in zip(tqdm(sets[name], name), truth):
             if not len(objects.boxes):
                 continue
             frames = {key: method(degraded) for key, method in methods.items()}
-            for key, mean in zip(BLURRED, (usual, reference.mean())):
+            for key, mean in zip(BLURRED, (USUAL_MEAN, reference.mean())):
                 frames[key] = brightened(degraded, mean)
             for key, frame in frames.items():
                 counts[key].append(matches(detector.find(frame), objects))
@@ -161,6 +163,11 @@ def measure(
     return result | {
         'both': {key: sum(counts[key] for counts in result.values()) for key in counts}
     }
+
+
+def per_photograph(rows: np.ndarray, nights: int) -> np.ndarray:
+    """Counts of all pairs, night after night, to those of each photograph: (photographs, 3)."""
+    return rows.reshape(nights, -1, 3).sum(0)
 
 
 def table(measured: dict[str, np.ndarray]) -> str:
@@ -194,6 +201,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument('--every', type=int, default=8, help='of their frames; default: 8')
     parser.add_argument('--nights', type=int, default=3, help='of each photograph; default: 3')
     options = parser.parse_args(arguments)
+    if options.nights < 1:
+        parser.error('--nights: give 1 or more')
     folders = options.photographs or configuration.load(RECIPE, TrainConfig).data.photographs
     if options.videos:
         clips = (open_source(path).frames for path in options.videos)
@@ -203,9 +212,8 @@ def main(arguments: list[str] | None = None) -> None:
     methods = load_methods(options.models or ['nano'])
     sets = night_sets(photographs * options.nights)  # another place, another night
     measured = measure(Yolo(options.detector), methods, sets)
-    for name, rows in measured.items():
-        # All nights of a photograph are one item to resample.
-        counts = {key: row.reshape(options.nights, -1, 3).sum(0) for key, row in rows.items()}
+    for name, found in measured.items():
+        counts = {key: per_photograph(rows, options.nights) for key, rows in found.items()}
         some = counts['input']
         objects = some[:, 0] + some[:, 2]
         print(

@@ -8,7 +8,8 @@ a .safetensors checkpoint. Columns, on validation photographs at 640x480:
   day, gate off  the network alone on day frames, against themselves: PSNR mean / worst
   day, gate on   the same through a stream, and how many frames come back with not a bit changed
   flicker, pump  of a stream, static and moving night; see dap_led_training.stream
-  F1             of a detector, sets independent and lamps; see dap_led_training.detection_f1
+  F1             of a detector, sets independent and lamps; see dap_led_training.detection_f1;
+                 one night of each photograph
   ms             median of a frame, conversion included; compare only within one run
   load, RSS      seconds to import and load, and the most memory of a process that loads the model
                  and enhances three frames, beyond the interpreter; each in a fresh process

@@ -40,7 +40,7 @@ class TrainConfig:
     """A recipe; see configs/."""
 
     network: str
-    """A preset: paper, base, small or tiny of DAP-LED, nano, nafnet, nano-tiny or nafnet-tiny."""
+    """A preset: paper, base, small or tiny of DAP-LED, nano, nano-large, nafnet, nano-tiny, ..."""
     data: DataConfig
     stages: list[Stage]
     options: dict[str, Any] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class TrainConfig:
     checkpointing: bool = False
     """Compute activations again in place of keeping them: larger crops in less memory."""
     only: list[str] = field(default_factory=list)
-    """Train only the parameters whose names begin so, and leave the others as they are."""
+    """Train only the parameters whose names begin with one of these; empty: all."""
 
     def __post_init__(self) -> None:
         """Take the preset's prior where the recipe has none.
@@ -83,8 +83,9 @@ class EnhanceRecipe(nn.Module):
             self.network.checkpointing = config.checkpointing
         for name, parameter in self.network.named_parameters():
             parameter.requires_grad_(not config.only or name.startswith(tuple(config.only)))
-        if not any(parameter.requires_grad for parameter in self.network.parameters()):
-            raise ValueError(f'only: no parameter of {config.network} begins with {config.only!r}')
+        for part in config.only:
+            if not any(name.startswith(part) for name, _ in self.network.named_parameters()):
+                raise ValueError(f'only: no parameter of {config.network} begins with {part!r}')
         judge = None
         if config.losses.identity or config.losses.clip:
             alike = config.prior
