@@ -148,10 +148,10 @@ def test_the_independent_night_is_dark_blurred_and_repeatable(sharp):
 # --- losses and metrics -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('name', ['charbonnier', 'gradient', 'dissimilarity', 'grid'])
+@pytest.mark.parametrize('name', ['charbonnier', 'gradient', 'dissimilarity', 'contrast', 'grid'])
 def test_losses_vanish_on_equal_frames_and_grow_with_the_error(name):
     torch.manual_seed(0)
-    target, noise = torch.rand(2, 3, 32, 32), torch.randn(2, 3, 32, 32)
+    target, noise = torch.rand(2, 3, 112, 112), torch.randn(2, 3, 112, 112)
     values = [float(getattr(losses, name)(target + k * noise, target)) for k in (0, 0.05, 0.2)]
     assert values[0] == pytest.approx(0, abs=2e-3)
     assert values[0] < values[1] < values[2]
@@ -167,6 +167,20 @@ def test_losses_by_hand():
     grid[..., ::4, ::4] += 0.16  # mean 0.01; one of 16 places is 0.15 above it, the others 0.01
     assert float(losses.grid(grid, flat)) == pytest.approx((0.15 + 15 * 0.01) / 16, abs=1e-6)
     assert float(losses.grid(flat + 0.3, flat)) == pytest.approx(0, abs=1e-6)
+
+
+def test_contrast_asks_for_as_much_as_the_target_has_at_any_brightness():
+    torch.manual_seed(0)
+    known, unknown = 0.1 * torch.randn(2, 1, 3, 128, 128)
+    target, guesses = 0.5 + known + unknown, {k: 0.5 + k * known for k in (0.7, 1.0, 1.4, 2.0)}
+    nearest, best = (
+        min(guesses, key=lambda k: loss(guesses[k], target))
+        for loss in (losses.charbonnier, losses.contrast)
+    )
+    assert (nearest, best) == (1.0, 1.4)
+    assert float(losses.contrast(target - 0.3, target)) == pytest.approx(0, abs=1e-4)
+    with pytest.raises(ValueError, match='contrast: needs crops of at least 112 pixels'):
+        losses.contrast(target[..., :96], target[..., :96])
 
 
 def test_the_gate_shall_be_open_where_something_is_degraded():

@@ -38,7 +38,8 @@ from dap_led_training.train import TrainConfig
 SIDE = 640
 CONFIDENCE, NMS_OVERLAP, MATCH_OVERLAP = 0.25, 0.7, 0.5
 SETS = ('independent', 'lamps')
-BLURRED = ('brightened', 'relit')
+PEERS = ('input', 'brightened', 'relit')
+"""What each method is compared with."""
 USUAL_MEAN = 108.0
 """Grey levels, of the photographs that nano.yaml trains on."""
 RESAMPLES = 10_000
@@ -140,23 +141,24 @@ def brightened(frame: np.ndarray, wanted: float) -> np.ndarray:
 
 
 def measure(
-    detector: Yolo, methods: dict[str, Method], sets: dict[str, list[Pair]]
+    detector: Yolo, methods: dict[str, Method], sets: dict[str, list[Pair]], relit: bool = False
 ) -> dict[str, dict[str, np.ndarray]]:
     """Hits, false alarms and misses on pairs with objects, for each set and method.
 
+    :param relit: measure that as well, the one that knows the reference.
     :returns: arrays (pairs, 3); `both` is the sum over the sets.
     """
     # The set with lamps has them in its reference; the truth is the photograph without.
     truth = [detector.find(reference) for _, reference in sets[SETS[0]]]
     result = {}
     for name in SETS:
-        counts: dict[str, list] = {method: [] for method in (*methods, *BLURRED)}
+        counts: dict[str, list] = {key: [] for key in (*methods, *(['relit'] if relit else []))}
         for (degraded, reference), objects in zip(tqdm(sets[name], name), truth):
             if not len(objects.boxes):
                 continue
             frames = {key: method(degraded) for key, method in methods.items()}
-            for key, mean in zip(BLURRED, (USUAL_MEAN, reference.mean())):
-                frames[key] = brightened(degraded, mean)
+            if relit:
+                frames['relit'] = brightened(degraded, reference.mean())
             for key, frame in frames.items():
                 counts[key].append(matches(detector.find(frame), objects))
         result[name] = {key: np.array(rows) for key, rows in counts.items()}
@@ -172,14 +174,13 @@ def per_photograph(rows: np.ndarray, nights: int) -> np.ndarray:
 
 def table(measured: dict[str, np.ndarray]) -> str:
     """The printed form of one set."""
-    peers = ('input', *BLURRED)
-    rows = [['', 'F1', 'hits', 'false alarms', 'misses', *(f'less {peer}' for peer in peers)]]
+    rows = [['', 'F1', 'hits', 'false alarms', 'misses', *(f'less {peer}' for peer in PEERS)]]
     for name, counts in measured.items():
         differences = [
             ''
             if name == other
             else '{:+.2f} to {:+.2f}'.format(*interval(counts, measured[other]))
-            for other in peers
+            for other in PEERS
         ]
         rows.append(
             [name, f'{f1(counts):.3f}', *(str(int(n)) for n in counts.sum(0)), *differences]
@@ -210,8 +211,9 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         photographs = find_photographs(folders, validation=True)
     methods = load_methods(options.models or ['nano'])
+    methods['brightened'] = lambda frame: brightened(frame, USUAL_MEAN)
     sets = night_sets(photographs * options.nights)  # another place, another night
-    measured = measure(Yolo(options.detector), methods, sets)
+    measured = measure(Yolo(options.detector), methods, sets, relit=True)
     for name, found in measured.items():
         counts = {key: per_photograph(rows, options.nights) for key, rows in found.items()}
         some = counts['input']

@@ -20,6 +20,7 @@ class LossWeights:
     charbonnier: float = 1.0
     gradient: float = 0.0
     dissimilarity: float = 0.0
+    contrast: float = 0.0
     grid: float = 0.0
     gate: float = 0.0
     identity: float = 0.0
@@ -59,16 +60,45 @@ def dissimilarity(enhanced: Tensor, target: Tensor, window: int = 7, stride: int
     evaluation uses the usual Gaussian of 11 x 11 at every pixel.
     """
     c1, c2 = 0.01**2, 0.03**2
+    means, variances, covariance = _windows(enhanced, target, window, stride)
+    product, squares = means[0] * means[1], means[0] ** 2 + means[1] ** 2
+    ssim = ((2 * product + c1) * (2 * covariance + c2)) / ((squares + c1) * (sum(variances) + c2))
+    return 1 - ssim.mean()
+
+
+def contrast(enhanced: Tensor, target: Tensor, scales: int = 5) -> Tensor:
+    """1 - contrast and structure of multi-scale SSIM (Wang et al. 2003, eq. 6), mean over scales.
+
+    An absolute error is least for a picture that is too smooth where the network is not sure, and
+    for one that is flat where it cannot tell how bright. This term is least where the contrast
+    within a window is as large as the target's, however bright the window is. Windows of 7 x 7
+    pixels, at the frame's size and at 1/2, 1/4, ...
+
+    :raises ValueError: frames that do not hold a window at the last scale.
+    """
+    least = 7 * 2 ** (scales - 1)
+    if min(enhanced.shape[-2:]) < least:
+        raise ValueError(f'losses.contrast: needs crops of at least {least} pixels')
+    total = enhanced.new_zeros(())
+    for scale in range(scales):
+        if scale:
+            enhanced, target = (functional.avg_pool2d(x, 2) for x in (enhanced, target))
+        _, variances, covariance = _windows(enhanced, target, 7, 3)
+        c = 0.01**2  # of SSIM's two constants the smaller: faint texture counts
+        total = total + 1 - ((2 * covariance + c) / (sum(variances) + c)).mean()
+    return total / scales
+
+
+def _windows(
+    enhanced: Tensor, target: Tensor, window: int, stride: int
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], Tensor]:
+    """Means and variances of both frames in windows, and their covariance there."""
     both = torch.cat([enhanced, target, enhanced**2, target**2, enhanced * target])
     mean_e, mean_t, square_e, square_t, product = functional.avg_pool2d(
         both, window, stride
     ).chunk(5)
-    variance_e, variance_t = square_e - mean_e**2, square_t - mean_t**2
-    covariance = product - mean_e * mean_t
-    ssim = ((2 * mean_e * mean_t + c1) * (2 * covariance + c2)) / (
-        (mean_e**2 + mean_t**2 + c1) * (variance_e + variance_t + c2)
-    )
-    return 1 - ssim.mean()
+    variances = square_e - mean_e**2, square_t - mean_t**2
+    return (mean_e, mean_t), variances, product - mean_e * mean_t
 
 
 def grid(enhanced: Tensor, target: Tensor, period: int = 4) -> Tensor:
@@ -151,6 +181,7 @@ def weighted_terms(
         ('charbonnier', charbonnier),
         ('gradient', gradient),
         ('dissimilarity', dissimilarity),
+        ('contrast', contrast),
         ('grid', grid),
     ):
         if weight := getattr(weights, name):

@@ -24,7 +24,7 @@ from dap_led_ros.models.dap_led import DapLed, DapLedConfig
 from dap_led_ros.models.nafnet import Nafnet
 from dap_led_ros.models.nano import Nano, NanoConfig
 from dap_led_ros.priors import PriorConfig
-from dap_led_training import configuration, loop, losses
+from dap_led_training import configuration, loop, losses, relight
 from dap_led_training.data.batches import Batches, Stage, as_planes
 from dap_led_training.data.config import DataConfig, source
 from dap_led_training.degradation.night_blur import NightBlurConfig
@@ -48,6 +48,8 @@ class TrainConfig:
     prior: PriorConfig | None = None
     """What guides a DAP-LED, and whose CLIP eq. 5 and 6 ask; left out: the preset's."""
     losses: LossWeights = field(default_factory=LossWeights)
+    keep: float = 0.0
+    """Share of the frame itself, brightened, in its target; see relight.py."""
     night_blur: NightBlurConfig = field(default_factory=NightBlurConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
     checkpointing: bool = False
@@ -58,8 +60,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Take the preset's prior where the recipe has none.
 
-        :raises ValueError: no such preset.
+        :raises ValueError: no such preset, or a share that is none.
         """
+        if not 0 <= self.keep < 1:
+            raise ValueError(f'keep is {self.keep}: use a share from 0 to below 1')
         if self.network not in PRESETS:
             raise ValueError(f'no network {self.network!r}: use one of {", ".join(PRESETS)}')
         if self.prior is None:
@@ -107,8 +111,14 @@ class EnhanceRecipe(nn.Module):
             given = checkpoint.guidance(self.network.config, prior, degraded)
             enhanced = self.network(degraded, *given)
         # Three channels pool faster on a CPU when each is a plane of its own.
-        planes = (frames.float().contiguous() for frames in (degraded, enhanced, target))
-        return losses.weighted_terms(self.config.losses, *planes, gate=gate, judge=judge)
+        degraded, enhanced, target = (
+            frames.float().contiguous() for frames in (degraded, enhanced, target)
+        )
+        if self.config.keep:
+            target = relight.keep(degraded, target, self.config.keep)
+        return losses.weighted_terms(
+            self.config.losses, degraded, enhanced, target, gate=gate, judge=judge
+        )
 
     def write(self, network: nn.Module, path: Path) -> None:
         """Write averaged weights as a checkpoint for the Enhancer."""
