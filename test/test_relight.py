@@ -37,17 +37,20 @@ def test_blur_and_noise_stay(target):
     relit = relight.relit(0.2 * blurred, target)
     assert float((relit - blurred).abs().mean()) < 0.02 < float((relit - target).abs().mean())
     kept = relight.keep(0.2 * blurred, target, 0.25)
-    torch.testing.assert_close(kept, 0.75 * target + 0.25 * relit)
+    off = kept - (0.75 * target + 0.25 * relit)
+    assert float(off.abs().mean()) < 0.002  # the softening
 
 
 def test_a_noisy_frame_gives_less(target):
     flat = torch.full_like(target, 0.5)
     rng = torch.Generator().manual_seed(1)
     grain = torch.randn(flat.shape[-2:], generator=rng)
-    for noise in (0.01, 0.1):
-        kept = relight.keep((flat + noise * grain).clamp(min=0) / 2, flat, 0.3) - flat
-        expected = min(0.3 * noise, relight.MOST_NOISE)
-        assert float(kept.std()) == pytest.approx(expected, rel=0.1)
+    left = {}
+    for noise in (0.01, 0.2):
+        kept = relight.keep((flat + noise * grain).clamp(0, 1) / 2, flat, 0.3) - flat
+        left[noise] = float(kept.std()) / (0.3 * 3 / 8 * noise)
+    assert left[0.01] == pytest.approx(1, abs=0.1)
+    assert left[0.2] < 0.7
 
 
 def test_an_undegraded_frame_stays_its_own_target(target):

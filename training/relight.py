@@ -3,7 +3,7 @@
 What is nearest to the sharp photograph, on average over all that the scene may have been, is too
 smooth: faint texture goes together with the noise. To a detector, which learned from photographs,
 such a frame says less than one that is merely brightened. With a share of the brightened frame in
-the target, its faint texture and some of its noise stay, and its tones bend less from place to
+the target, its faint texture and a little of its noise stay, and its tones bend less from place to
 place.
 """
 
@@ -17,19 +17,20 @@ from dap_led_training.metrics import LUMA
 
 CELL = 8
 """Pixels; in the mean of such cells there is hardly any noise."""
-MOST_NOISE = 4 / 255
-"""Standard deviation of what noise a target may have; noisier frames get a smaller share."""
+MOST_NOISE = 2.5 / 255
+"""Standard deviation of what grain a target may have; noisier frames get a smaller share."""
 
 
 def keep(degraded: Tensor, target: Tensor, share: float) -> Tensor:
-    """The target with a share of relit() in it, less of a noisy frame.
+    """The target with a share of relit() in it, softened, less of a noisy frame.
 
     An undegraded frame is its own target and remains so.
 
     :param share: from 0 to 1.
     """
-    frame = relit(degraded, target)
-    share = (MOST_NOISE / _noise(frame).clamp(min=1e-6)).clamp(max=share)
+    frame = _soft(relit(degraded, target))
+    share = (MOST_NOISE / _grain(frame).clamp(min=1e-6)).clamp(max=share)
+    share = share * (degraded != target).flatten(1).any(1)
     return torch.lerp(target, frame, share.view(-1, 1, 1, 1))
 
 
@@ -59,9 +60,16 @@ def _luma(frame: Tensor) -> Tensor:
     return (frame * frame.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 
-def _noise(frame: Tensor) -> Tensor:
-    """Standard deviation of the grain in a frame's luma, (B,): by the median, so edges are out."""
+def _soft(frame: Tensor) -> Tensor:
+    """Binomial 3 x 3: three eighths of white noise are left, and nearly all of what blur left."""
+    return functional.avg_pool2d(
+        functional.avg_pool2d(functional.pad(frame, (1, 1, 1, 1), mode='replicate'), 2, 1), 2, 1
+    )
+
+
+def _grain(frame: Tensor) -> Tensor:
+    """Standard deviation of the luma's finest detail, (B,): by the median, so edges are out."""
     luma = _luma(frame)
     grain = luma - functional.avg_pool2d(luma, 3, 1, 1, count_include_pad=False)
-    # 0.6745: median of a normal deviate's size; 8/9 of the variance is left by the difference.
+    # 0.6745: median of a normal deviate's size; 8/9 of white noise's variance is in the grain.
     return grain.abs().flatten(1).median(1).values / (0.6745 * (8 / 9) ** 0.5)
