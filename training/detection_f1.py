@@ -145,7 +145,7 @@ def measure(
 ) -> dict[str, dict[str, np.ndarray]]:
     """Hits, false alarms and misses on pairs with objects, for each set and method.
 
-    :param relit: measure that as well, the one that knows the reference.
+    :param relit: measure "relit" as well, which knows the reference.
     :returns: arrays (pairs, 3); `both` is the sum over the sets.
     """
     # The set with lamps has them in its reference; the truth is the photograph without.
@@ -173,7 +173,7 @@ def per_photograph(rows: np.ndarray, nights: int) -> np.ndarray:
 
 
 def table(measured: dict[str, np.ndarray]) -> str:
-    """The printed form of one set."""
+    """The printed form of one set; all of PEERS are among the methods."""
     rows = [['', 'F1', 'hits', 'false alarms', 'misses', *(f'less {peer}' for peer in PEERS)]]
     for name, counts in measured.items():
         differences = [

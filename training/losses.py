@@ -11,6 +11,9 @@ from torch.nn import functional
 from dap_led_ros.priors.clip import ClipPrior
 
 POLARITIES = ('degraded', 'clean', 'pair')
+_SCALES, _WINDOW = 5, 7
+CONTRAST_LEAST = _WINDOW * 2 ** (_SCALES - 1)
+"""Smallest side of the crops that contrast() takes, pixels."""
 
 
 @dataclass(frozen=True)
@@ -66,27 +69,24 @@ def dissimilarity(enhanced: Tensor, target: Tensor, window: int = 7, stride: int
     return 1 - ssim.mean()
 
 
-def contrast(enhanced: Tensor, target: Tensor, scales: int = 5) -> Tensor:
-    """1 - contrast and structure of multi-scale SSIM (Wang et al. 2003, eq. 6), mean over scales.
+def contrast(enhanced: Tensor, target: Tensor) -> Tensor:
+    """1 - contrast and structure of multi-scale SSIM (after Wang et al. 2003, eq. 7).
 
     An absolute error is least for a picture that is too smooth where the network is not sure, and
     for one that is flat where it cannot tell how bright. This term is least where the contrast
-    within a window is as large as the target's, however bright the window is. Windows of 7 x 7
-    pixels, at the frame's size and at 1/2, 1/4, ...
+    within a window is as large as the target's, however bright the window is. The mean over
+    windows of 7 x 7 pixels at five scales, the frame's size, 1/2, ... 1/16, and over the scales.
 
-    :raises ValueError: frames that do not hold a window at the last scale.
+    :param enhanced: H and W of at least CONTRAST_LEAST.
     """
-    least = 7 * 2 ** (scales - 1)
-    if min(enhanced.shape[-2:]) < least:
-        raise ValueError(f'losses.contrast: needs crops of at least {least} pixels')
     total = enhanced.new_zeros(())
-    for scale in range(scales):
+    for scale in range(_SCALES):
         if scale:
             enhanced, target = (functional.avg_pool2d(x, 2) for x in (enhanced, target))
-        _, variances, covariance = _windows(enhanced, target, 7, 3)
-        c = 0.01**2  # of SSIM's two constants the smaller: faint texture counts
+        _, variances, covariance = _windows(enhanced, target, _WINDOW, 3)
+        c = 0.01**2  # SSIM's is nine times as large: here faint texture counts
         total = total + 1 - ((2 * covariance + c) / (sum(variances) + c)).mean()
-    return total / scales
+    return total / _SCALES
 
 
 def _windows(

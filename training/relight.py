@@ -16,30 +16,35 @@ from torch.nn import functional
 from dap_led_training.metrics import LUMA
 
 CELL = 8
-"""Pixels; in the mean of such cells there is hardly any noise."""
-MOST_NOISE = 2.5 / 255
-"""Standard deviation of what grain a target may have; noisier frames get a smaller share."""
+"""Pixels; in the mean of such cells there is little noise."""
+USABLE = 0.05
+"""Share of a frame's cells that must be neither black nor white; with fewer it stays as it is."""
+MOST_NOISE = 4.9 / 255
+"""Standard deviation of the luma's noise that a target may have; noisier frames give less."""
 
 
 def keep(degraded: Tensor, target: Tensor, share: float) -> Tensor:
-    """The target with a share of relit() in it, softened, less of a noisy frame.
+    """The target with a share of relit() in it, softened; less of a noisy frame.
 
-    An undegraded frame is its own target and remains so.
+    Where nothing is degraded, or too little is to be seen, the target remains as it is.
 
     :param share: from 0 to 1.
     """
-    frame = _soft(relit(degraded, target))
-    share = (MOST_NOISE / _grain(frame).clamp(min=1e-6)).clamp(max=share)
-    share = share * (degraded != target).flatten(1).any(1)
+    frame, seen = relit(degraded, target)
+    frame = _soft(frame)
+    share = (MOST_NOISE / _noise_of_soft(frame).clamp(min=1e-6)).clamp(max=share)
+    share = share * (seen & (degraded != target).flatten(1).any(1))
     return torch.lerp(target, frame, share.view(-1, 1, 1, 1))
 
 
-def relit(degraded: Tensor, target: Tensor) -> Tensor:
-    """Each frame as bright as its target: factor * degraded ** power, blur and noise left in.
+def relit(degraded: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Each frame about as bright as its target: factor * degraded ** power.
 
-    Least squares on the logarithms of cells of 8 x 8 pixels that are neither black nor white. The
-    power is 1 for a loss of light in the linear law (near enough, in sRGB) and more or less for
-    other ones.
+    Blur, noise and a cast of colour are left in. Least squares on the logarithms of cells of 8 x 8
+    pixels that are neither black nor white. The power is 1 for a loss of light in the linear law
+    (near enough, in sRGB) and more or less for other ones.
+
+    :returns: the frames, and (B,), whether enough of each is neither black nor white.
     """
     dark, bright = (
         functional.avg_pool2d(_luma(frame), CELL).flatten(1) for frame in (degraded, target)
@@ -53,7 +58,8 @@ def relit(degraded: Tensor, target: Tensor) -> Tensor:
     power = ((x * y).sum(1, keepdim=True) + steady) / ((x * x).sum(1, keepdim=True) + steady)
     power = power.clamp(0.5, 1.6)
     factor = torch.exp(mean_y - power * mean_x)
-    return (factor[..., None, None] * degraded ** power[..., None, None]).clamp(0, 1)
+    frame = (factor[..., None, None] * degraded ** power[..., None, None]).clamp(0, 1)
+    return frame, usable.mean(1) >= USABLE
 
 
 def _luma(frame: Tensor) -> Tensor:
@@ -67,9 +73,10 @@ def _soft(frame: Tensor) -> Tensor:
     )
 
 
-def _grain(frame: Tensor) -> Tensor:
-    """Standard deviation of the luma's finest detail, (B,): by the median, so edges are out."""
+def _noise_of_soft(frame: Tensor) -> Tensor:
+    """Standard deviation of the luma's noise, (B,), of frames that went through _soft()."""
     luma = _luma(frame)
     grain = luma - functional.avg_pool2d(luma, 3, 1, 1, count_include_pad=False)
-    # 0.6745: median of a normal deviate's size; 8/9 of white noise's variance is in the grain.
-    return grain.abs().flatten(1).median(1).values / (0.6745 * (8 / 9) ** 0.5)
+    # The median, so that edges are out: 0.6745 of a normal deviate. Of white noise after _soft()
+    # the grain holds 15/64 of the variance.
+    return grain.abs().flatten(1).median(1).values / (0.6745 * (15 / 64) ** 0.5)

@@ -49,7 +49,7 @@ class TrainConfig:
     """What guides a DAP-LED, and whose CLIP eq. 5 and 6 ask; left out: the preset's."""
     losses: LossWeights = field(default_factory=LossWeights)
     keep: float = 0.0
-    """Share of the frame itself, brightened, in its target; see relight.py."""
+    """Share, at most, of the frame itself, brightened, in its target; see relight.py."""
     night_blur: NightBlurConfig = field(default_factory=NightBlurConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
     checkpointing: bool = False
@@ -60,10 +60,18 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Take the preset's prior where the recipe has none.
 
-        :raises ValueError: no such preset, or a share that is none.
+        :raises ValueError: no such preset, keep is not from 0 to below 1, or a crop is too small
+            for losses.contrast.
         """
         if not 0 <= self.keep < 1:
             raise ValueError(f'keep is {self.keep}: use a share from 0 to below 1')
+        least = losses.CONTRAST_LEAST if self.losses.contrast else 0
+        for stage in self.stages:
+            if stage.crop < least:
+                raise ValueError(
+                    f'stages: a crop of {stage.crop} is too small for losses.contrast: '
+                    f'use {least} or more'
+                )
         if self.network not in PRESETS:
             raise ValueError(f'no network {self.network!r}: use one of {", ".join(PRESETS)}')
         if self.prior is None:
