@@ -150,9 +150,10 @@ def measure(
     """
     # The set with lamps has them in its reference; the truth is the photograph without.
     truth = [detector.find(reference) for _, reference in sets[SETS[0]]]
+    measured = [*methods, 'relit'] if relit else [*methods]
     result = {}
     for name in SETS:
-        counts: dict[str, list] = {key: [] for key in (*methods, *(['relit'] if relit else []))}
+        counts: dict[str, list] = {key: [] for key in measured}
         for (degraded, reference), objects in zip(tqdm(sets[name], name), truth):
             if not len(objects.boxes):
                 continue

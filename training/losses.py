@@ -11,7 +11,7 @@ from torch.nn import functional
 from dap_led_ros.priors.clip import ClipPrior
 
 POLARITIES = ('degraded', 'clean', 'pair')
-_SCALES, _WINDOW = 5, 7
+_WINDOW, _STRIDE, _SCALES = 7, 3, 5
 CONTRAST_LEAST = _WINDOW * 2 ** (_SCALES - 1)
 """Smallest side of the crops that contrast() takes, pixels."""
 
@@ -56,14 +56,14 @@ def gradient(enhanced: Tensor, target: Tensor) -> Tensor:
     return dx.abs().mean() + dy.abs().mean()
 
 
-def dissimilarity(enhanced: Tensor, target: Tensor, window: int = 7, stride: int = 3) -> Tensor:
+def dissimilarity(enhanced: Tensor, target: Tensor) -> Tensor:
     """1 - SSIM with a uniform window (Wang et al. 2004, eq. 13), over full windows only.
 
     The uniform window and its stride are for speed (every pixel still counts in several windows);
     evaluation uses the usual Gaussian of 11 x 11 at every pixel.
     """
     c1, c2 = 0.01**2, 0.03**2
-    means, variances, covariance = _windows(enhanced, target, window, stride)
+    means, variances, covariance = _windows(enhanced, target)
     product, squares = means[0] * means[1], means[0] ** 2 + means[1] ** 2
     ssim = ((2 * product + c1) * (2 * covariance + c2)) / ((squares + c1) * (sum(variances) + c2))
     return 1 - ssim.mean()
@@ -83,19 +83,19 @@ def contrast(enhanced: Tensor, target: Tensor) -> Tensor:
     for scale in range(_SCALES):
         if scale:
             enhanced, target = (functional.avg_pool2d(x, 2) for x in (enhanced, target))
-        _, variances, covariance = _windows(enhanced, target, _WINDOW, 3)
+        _, variances, covariance = _windows(enhanced, target)
         c = 0.01**2  # SSIM's is nine times as large: here faint texture counts
         total = total + 1 - ((2 * covariance + c) / (sum(variances) + c)).mean()
     return total / _SCALES
 
 
 def _windows(
-    enhanced: Tensor, target: Tensor, window: int, stride: int
+    enhanced: Tensor, target: Tensor
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], Tensor]:
     """Means and variances of both frames in windows, and their covariance there."""
     both = torch.cat([enhanced, target, enhanced**2, target**2, enhanced * target])
     mean_e, mean_t, square_e, square_t, product = functional.avg_pool2d(
-        both, window, stride
+        both, _WINDOW, _STRIDE
     ).chunk(5)
     variances = square_e - mean_e**2, square_t - mean_t**2
     return (mean_e, mean_t), variances, product - mean_e * mean_t
@@ -112,9 +112,14 @@ def grid(enhanced: Tensor, target: Tensor, period: int = 4) -> Tensor:
     return (places - places.mean(-1, keepdim=True)).abs().mean()
 
 
+def is_degraded(degraded: Tensor, target: Tensor) -> Tensor:
+    """(B,): whether a frame is not its own target."""
+    return (degraded != target).flatten(1).any(1)
+
+
 def gate_error(logits: Tensor, degraded: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy of the gate (B,): open on a degraded frame, closed on an undegraded one."""
-    needed = (degraded != target).flatten(1).any(1).to(logits.dtype)
+    needed = is_degraded(degraded, target).to(logits.dtype)
     return functional.binary_cross_entropy_with_logits(logits, needed)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dap_led_training.losses import is_degraded
 from dap_led_training.metrics import LUMA
 
 CELL = 8
@@ -33,7 +34,7 @@ def keep(degraded: Tensor, target: Tensor, share: float) -> Tensor:
     frame, seen = relit(degraded, target)
     frame = _soft(frame)
     share = (MOST_NOISE / _noise_of_soft(frame).clamp(min=1e-6)).clamp(max=share)
-    share = share * (seen & (degraded != target).flatten(1).any(1))
+    share = share * (seen & is_degraded(degraded, target))
     return torch.lerp(target, frame, share.view(-1, 1, 1, 1))
 
 
