@@ -40,6 +40,8 @@ OPTIMIZERS = {'adam': torch.optim.Adam, 'adamw': torch.optim.AdamW}
 SCHEDULES = ('constant', 'cosine')
 PRECISIONS = ('auto', '32-true', 'bf16-mixed')
 WEIGHTS = 'weights.safetensors'
+_ALIVE, _DEAD_AFTER = 0.01, 4
+"""A vital figure below this, so many times in a row, is that of a dead network."""
 MACHINE_SETTINGS = ('workers', 'checkpoint_every', 'precision')
 
 
@@ -93,7 +95,7 @@ def start(config: LoopConfig, out: Path) -> Fabric:
         devices=int(os.environ.get('LOCAL_WORLD_SIZE', 1)),
         num_nodes=max(1, world_size // int(os.environ.get('LOCAL_WORLD_SIZE', 1))),
         strategy='ddp' if world_size > 1 else 'auto',
-        precision=_precision(config.precision),
+        precision=precision_of(config.precision),
         loggers=loggers,
     )
     fabric.launch()
@@ -118,13 +120,18 @@ def fit(
     config: LoopConfig,
     out: Path,
     write: Callable[[nn.Module, Path], None],
+    validate: Callable[[nn.Module], dict[str, float]] | None = None,
+    vital: str = '',
 ) -> None:
     """Train to the end, from the run's checkpoint where there is one.
 
     :param recipe: forward(*batch) -> dict of loss terms; recipe.network is what is trained.
     :param batches: item `step` is the batch of this process: a tuple of tensors.
     :param write: writes the averaged network to a path; the loop puts it in place.
-    :raises FloatingPointError: the loss is not finite.
+    :param validate: figures of the averaged network, which are logged at each checkpoint.
+    :param vital: how the names of figures begin that are 0 for a network that does nothing.
+    :raises FloatingPointError: the loss is not finite, or all vital figures stay at 0: the network
+        has died.
     """
     average = AveragedModel(recipe.network, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
     average.to(fabric.device)
@@ -146,6 +153,7 @@ def fit(
         fabric.load(checkpoint, state)
         fabric.print(f'resuming {checkpoint} at step {state["step"]} of {total}')
     first, running = state['step'], state['running']
+    dead = 0
     loader = fabric.setup_dataloaders(
         DataLoader(
             Subset(batches, range(first, total)),
@@ -187,10 +195,20 @@ def fit(
                 write_whole(out / WEIGHTS, lambda p: write(average.module, p))
             state['step'] = step + 1
             _replace(fabric, checkpoint, lambda part: fabric.save(part, state))
+            figures = validate(average.module) if validate and fabric.is_global_zero else {}
+            if figures:
+                progress.write(', '.join(f'{k} {v:.3f}' for k, v in figures.items()))
             fabric.log_dict(
-                {**running, 'learning_rate': rate, 'seconds': time.monotonic() - began},
+                {**running, **figures, 'learning_rate': rate, 'seconds': time.monotonic() - began},
                 step=step + 1,
             )
+            alive = [abs(v) > _ALIVE for k, v in figures.items() if vital and k.startswith(vital)]
+            dead = dead + 1 if alive and not any(alive) else 0
+            if dead == _DEAD_AFTER:
+                raise FloatingPointError(
+                    f'validation has equalled its input {dead} times: the network has fallen back '
+                    'to the identity; begin again with a smaller learning_rate'
+                )
     for logger in fabric.loggers:
         logger.finalize('success')
 
@@ -275,7 +293,8 @@ def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:
     ]
 
 
-def _precision(wanted: str) -> str:
+def precision_of(wanted: str) -> str:
+    """What Fabric calls the precision that a recipe wants on this machine."""
     if wanted != 'auto':
         return wanted
     if torch.cuda.is_available():

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from dap_led_ros.inference.priors import build_prior
 from dap_led_ros.inference.refined import OnnxBase, Refined
-from dap_led_ros.models import dap_led, devudp, illumination, nafnet, nano, refiner
+from dap_led_ros.models import dap_led, devudp, exposure_first, illumination, nafnet, nano, refiner
 from dap_led_ros.models.dap_led import DapLed, DapLedConfig
 from dap_led_ros.models.devudp import Devudp, DevudpConfig
+from dap_led_ros.models.exposure_first import ExposureFirst, ExposureFirstConfig
 from dap_led_ros.models.illumination import Illumination, IlluminationConfig
 from dap_led_ros.models.nafnet import Nafnet, NafnetConfig
 from dap_led_ros.models.nano import Nano, NanoConfig
@@ -32,6 +33,7 @@ from dap_led_ros.priors.clip import ClipPrior
 NETWORKS = {
     'DapLed': (DapLed, DapLedConfig),
     'Devudp': (Devudp, DevudpConfig),
+    'ExposureFirst': (ExposureFirst, ExposureFirstConfig),
     'Illumination': (Illumination, IlluminationConfig),
     'Nafnet': (Nafnet, NafnetConfig),
     'Nano': (Nano, NanoConfig),
@@ -39,6 +41,7 @@ NETWORKS = {
 }
 PRESETS: dict[str, Any] = {
     **dap_led.PRESETS,
+    **exposure_first.PRESETS,
     **nano.PRESETS,
     **nafnet.PRESETS,
     **illumination.PRESETS,

@@ -70,7 +70,8 @@ class ResidualBlock(nn.Module):
         return x + self.conv2(functional.relu(self.conv1(x)))
 
 
-def _blocks(width: int, count: int) -> nn.Sequential:
+def residual_blocks(width: int, count: int) -> nn.Sequential:
+    """So many residual blocks in a row."""
     return nn.Sequential(*(ResidualBlock(width) for _ in range(count)))
 
 
@@ -89,22 +90,22 @@ class Nano(nn.Module):
         # A 6x6 convolution of stride 2 on the half-size frame equals PixelUnshuffle(2) and a 3x3
         # convolution, without writing the unshuffled frame to memory.
         self.stem = nn.Conv2d(12, w4, 6, stride=2, padding=2)
-        self.encoder4 = _blocks(w4, n4)
+        self.encoder4 = residual_blocks(w4, n4)
         self.down8 = nn.Conv2d(w4, w8, 3, stride=2, padding=1)
-        self.encoder8 = _blocks(w8, n8)
+        self.encoder8 = residual_blocks(w8, n8)
         self.down16 = nn.Conv2d(w8, w16, 3, stride=2, padding=1)
-        self.encoder16 = _blocks(w16, n16)
+        self.encoder16 = residual_blocks(w16, n16)
         self.attention = nn.Conv2d(w16, w16, 1)
         self.gate = nn.Sequential(
             nn.Conv2d(2 * w16, config.gate_width, 1), nn.ReLU(), nn.Conv2d(config.gate_width, 1, 1)
         )
         self.up8 = nn.Conv2d(w16, w8 * 4, 1)
-        self.decoder8 = _blocks(w8, config.decoder_blocks[1])
+        self.decoder8 = residual_blocks(w8, config.decoder_blocks[1])
         self.up4 = nn.Conv2d(w8, w4 * 4, 1)
-        self.decoder4 = _blocks(w4, config.decoder_blocks[0])
+        self.decoder4 = residual_blocks(w4, config.decoder_blocks[0])
         self.up2 = nn.Conv2d(w4, config.detail_width * 4, 1)
         self.detail = nn.Conv2d(12, config.detail_width, 3, padding=1)
-        self.decoder2 = _blocks(config.detail_width, config.detail_blocks)
+        self.decoder2 = residual_blocks(config.detail_width, config.detail_blocks)
         self.head = nn.Conv2d(config.detail_width, 3 + 12, 3, padding=1)
         nn.init.constant_(self.gate[-1].bias, config.gate_threshold + 3)  # open at first
         nn.init.zeros_(self.head.weight)

@@ -1,0 +1,164 @@
+"""Exposure first: one tone curve for a frame, before any network looks at it.
+
+A frame's light is divided by its own geometric mean, so that a scene looks the same however little
+of its light a camera caught. Two numbers then say how the frame is shown:
+
+* level: the display value that the geometric mean of the light comes out at;
+* contrast: the power of light that the display value follows. 1/2.4 is that of sRGB, the identity
+  but for brightness. Less than that lifts the shadows of a camera that has crushed them.
+
+A small head reads both off the frame's statistics. All of them are relative to the geometric mean:
+how the light spreads around it, how noise and colour change with brightness, how the frame ends at
+black. Light far above white is rolled off, never clipped.
+
+The curve is one function of the pixel's value (see ToneCurve). On sRGB, the transfer function of
+IEC 61966-2-1, it costs two logarithms and one exponential a value.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+SRGB_CONTRAST = 1 / 2.4
+LEVEL = 0.41
+"""The default level: the median over sharp photographs of normal light."""
+LEVELS = (0.12, 0.75)
+CONTRASTS = (0.13, 0.5)
+"""Ranges of what the head may answer."""
+KNEE = 0.8
+"""Display value above which light that would exceed white is rolled off."""
+CELL = 4
+"""Pixels: the statistics are taken of means over such cells."""
+STATISTICS = 26
+_TOE = 0.04045
+_LEAST = 2e-4
+_LUMA = (0.2126, 0.7152, 0.0722)
+_STOPS = tuple(range(-8, 6))
+"""Edges of the histogram, in stops from the geometric mean."""
+_BANDS = (-3.0, -1.0, 1.0)
+"""Edges between shadows, dark, bright and highlights, in stops."""
+_FLOOR = 0.01
+"""Share of the arithmetic mean that is added to light before its logarithm."""
+
+
+class ToneCurve(NamedTuple):
+    """How each frame of a batch is shown; every field is (B, 1, 1, 1).
+
+    A value v, of light l, becomes 1.055 exp(contrast log(l) + exposure) - 0.055, and what is then
+    above KNEE and below `white` comes out between KNEE and 1.
+    """
+
+    exposure: Tensor
+    """Natural logarithm, in units of the display value."""
+    contrast: Tensor
+    white: Tensor
+    """Display value, 1 or more, that becomes 1: the brightest cell of the frame."""
+
+
+def log_light(values: Tensor) -> Tensor:
+    """Natural logarithm of the linear light of sRGB values in [0, 1]; black is -11."""
+    # One logarithm for each of the two pieces of sRGB; outside its piece each is constant.
+    toe = torch.log(values.clamp(_LEAST, _TOE))
+    rest = torch.log(values.clamp(min=_TOE) + 0.055)
+    return toe + 2.4 * rest - (math.log(_TOE) - math.log(((_TOE + 0.055) / 1.055) ** 2.4)) - (
+        2.4 * math.log(_TOE + 0.055)
+    )
+
+
+def apply(curve: ToneCurve, frame: Tensor) -> Tensor:
+    """Show (B, 3, H, W) sRGB in [0, 1] by a curve; the result is at most 1, black near 0."""
+    shown = 1.055 * torch.exp(curve.contrast * log_light(frame) + curve.exposure) - 0.055
+    above = functional.relu(shown - KNEE)
+    # Slope 1 at the knee; `white` becomes 1. With white at 1 nothing changes.
+    bend = 1 / (1 - KNEE) - 1 / (curve.white - KNEE)
+    return shown - above + above / (1 + bend * above)
+
+
+class Exposure(nn.Module):
+    """Finds the tone curve of a frame; untrained, it brings every frame to LEVEL."""
+
+    def __init__(self, width: int = 48) -> None:
+        super().__init__()
+        self.register_buffer('centre', torch.zeros(STATISTICS))
+        self.register_buffer('scale', torch.ones(STATISTICS))
+        self.head = nn.Sequential(
+            nn.Linear(STATISTICS, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(),
+            nn.Linear(width, 2),
+        )  # fmt: skip
+        nn.init.zeros_(self.head[-1].weight)
+        nn.init.zeros_(self.head[-1].bias)
+
+    def forward(self, frame: Tensor) -> tuple[ToneCurve, Tensor]:
+        """The curve of (B, 3, H, W) in [0, 1], and what a network may be told of it (B, 3).
+
+        :raises RuntimeError: H or W is less than CELL.
+        """
+        found, log_mean, brightest = statistics(frame)
+        answer = self.head((found - self.centre) / self.scale)
+        return self.curve(*self.numbers(answer), log_mean, brightest)
+
+    @staticmethod
+    def numbers(answer: Tensor) -> tuple[Tensor, Tensor]:
+        """Level and contrast, (B,) each, from the head's answer (B, 2)."""
+        level = (LEVEL * torch.exp(answer[:, 0])).clamp(*LEVELS)
+        contrast = (SRGB_CONTRAST * torch.exp(answer[:, 1])).clamp(*CONTRASTS)
+        return level, contrast
+
+    @staticmethod
+    def curve(
+        level: Tensor, contrast: Tensor, log_mean: Tensor, brightest: Tensor
+    ) -> tuple[ToneCurve, Tensor]:
+        """The curve with a level and a contrast, (B,) each; see forward().
+
+        :param log_mean, brightest: of statistics(), (B,) each.
+        """
+        # Never darker than the frame: a day frame has a gain of 1.
+        wanted = torch.log((level + 0.055) / 1.055) - contrast * log_mean
+        exposure = functional.relu(wanted)
+        white = (1.055 * torch.exp(contrast * brightest + exposure) - 0.055).clamp(min=1)
+        told = torch.stack([exposure, contrast / SRGB_CONTRAST - 1, wanted - exposure], dim=1)
+        fields = (one.view(-1, 1, 1, 1) for one in (exposure, contrast, white))
+        return ToneCurve(*fields), told
+
+
+def statistics(frame: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What the head sees of (B, 3, H, W) in [0, 1].
+
+    :returns: the statistics (B, STATISTICS); the natural logarithm of the geometric mean of
+        luminance (B,); that of the luminance of the brightest cell (B,).
+    """
+    cells = functional.avg_pool2d(frame, CELL)
+    light = torch.exp(log_light(cells))
+    luma = sum(weight * light[:, i : i + 1] for i, weight in enumerate(_LUMA))
+    logs = torch.log(luma + _FLOOR * luma.mean((1, 2, 3), keepdim=True) + 1e-6)
+    log_mean = logs.mean((1, 2, 3), keepdim=True)
+    stops = (logs - log_mean) / math.log(2)
+    brightest = torch.log(luma.amax((1, 2, 3)).clamp(min=1e-6))
+
+    edges = torch.tensor(_STOPS, dtype=frame.dtype, device=frame.device).view(1, -1, 1, 1)
+    histogram = torch.sigmoid(4 * (edges - stops)).mean((2, 3))
+    green = frame[:, 1:2]
+    variance = functional.avg_pool2d(green * green, CELL) - cells[:, 1:2] ** 2
+    grain = torch.log2((variance.clamp(min=0) + 1e-8).sqrt() / (cells[:, 1:2] + 0.004) + 1e-3)
+    colour = (light.amax(1, keepdim=True) - light.amin(1, keepdim=True)) / (luma + 1e-4)
+    colour = colour.clamp(max=3)
+    below = [torch.sigmoid(4 * (edge - stops)) for edge in _BANDS]
+    bands = torch.cat(
+        [below[0], below[1] - below[0], below[2] - below[1], 1 - below[2]], dim=1
+    )
+    share = bands.mean((2, 3)) + 1e-3
+    grains = (bands * grain).mean((2, 3)) / share
+    colours = (bands * colour).mean((2, 3)) / share
+    smoothest = -torch.log2(torch.exp2(-2 * grain).mean((1, 2, 3)) + 1e-6) / 2
+    black = torch.sigmoid(4 * (1 - 255 * cells[:, 1])).mean((1, 2))
+    log_mean = log_mean.flatten()
+    # How bright the frame is counts for bright ones alone: dark is dark, by whatever factor.
+    bright = functional.relu(log_mean - math.log(0.04))
+    reach = (brightest - log_mean) / math.log(2)
+    more = torch.stack([smoothest, black, bright, reach], dim=1)
+    return torch.cat([histogram, grains, colours, more], dim=1), log_mean, brightest

@@ -1,0 +1,248 @@
+"""Train the default network: python -m dap_led_training.train_exposure_first CONFIG --out RUN.
+
+A recipe trains one of three parts; the others stay as they are:
+
+  structure   what denoises and deblurs. The frame is shown by a tone curve that is drawn by chance
+              around the right one, and the target by the same curve, so no brightness is unknown.
+  exposure    the head that chooses the curve: the target is the photograph by day.
+  gate        whether a frame needs anything at all.
+
+Writes what dap_led_training.train writes, and goes on where it stopped in the same way. At each
+checkpoint the averaged weights are validated on photographs of their own: by how many dB frames
+are nearer to their targets than before, on blur by day and on nights, and the tone's error.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dap_led_ros.inference import checkpoint
+from dap_led_ros.models import exposure
+from dap_led_ros.models.exposure import LEVEL, SRGB_CONTRAST, Exposure
+from dap_led_ros.models.exposure_first import PRESETS, ExposureFirst, ExposureFirstConfig, pad
+from dap_led_training import configuration, loop, losses
+from dap_led_training.data import crops
+from dap_led_training.data.batches import Stage
+from dap_led_training.degradation.night_batches import Degraded, Drawn, NightConfig, degrade
+from dap_led_training.loop import LoopConfig
+from dap_led_training.losses import LossWeights
+
+PARTS = {'structure': '', 'exposure': 'exposure.head', 'gate': 'gate'}
+"""How the names of the parameters begin that are trained; structure is whatever is left."""
+VALIDATION = {
+    'day blur': NightConfig(daylight=1, clean=0, blur=1, noise_free=1, curve=0, defocus=0),
+    'night': NightConfig(daylight=0, clean=0, blur=1),
+}
+VALIDATION_PAIRS = 64
+_CELL = 8
+"""Pixels: brightness is compared in means over such cells."""
+
+
+@dataclass(frozen=True)
+class ExposureFirstRecipe:
+    """A recipe; see configs/nano/."""
+
+    part: str
+    """structure, exposure or gate."""
+    photographs: list[str]
+    """Folders of sharp photographs, or one file of dap_led_training.pack."""
+    stages: list[Stage]
+    network: str = 'exposure-first'
+    options: dict[str, Any] = field(default_factory=dict)
+    """Fields of the preset to change, by name."""
+    losses: LossWeights = field(default_factory=LossWeights)
+    night: NightConfig = field(default_factory=NightConfig)
+    level_spread: float = 0.25
+    """Of the level that structure is trained at: deviation of its natural logarithm."""
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse what has no meaning.
+
+        :raises ValueError: no such part or network.
+        """
+        for name, known in (('part', PARTS), ('network', PRESETS)):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f'{name}: {getattr(self, name)!r} is not one of {", ".join(known)}'
+                )
+
+
+class ExposureFirstTraining(nn.Module):
+    """Degrades photographs on the device, enhances them and compares."""
+
+    def __init__(self, config: ExposureFirstRecipe) -> None:
+        super().__init__()
+        self.config = config
+        self._half = loop.precision_of(config.loop.precision) == 'bf16-mixed'
+        preset = PRESETS[config.network]
+        fields = {**loop.as_plain(preset), **config.options}
+        self.network = ExposureFirst(
+            configuration.build(fields, ExposureFirstConfig, f'options of {config.network}')
+        )
+        for name, parameter in self.network.named_parameters():
+            part = next((p for p, begin in PARTS.items() if begin and name.startswith(begin)), '')
+            parameter.requires_grad_((part or 'structure') == config.part)
+
+    def forward(self, photographs: Tensor, *drawn: Tensor) -> dict[str, Tensor]:
+        """Weighted loss terms of (B, S, S, 3) uint8 photographs and the tensors of Drawn."""
+        with torch.no_grad():
+            made = degrade(photographs.permute(0, 3, 1, 2), Drawn(*drawn))
+        if self.config.part == 'exposure':
+            return self._exposure_terms(made)
+        if self.config.part == 'gate':
+            gate = self.network.parts(made.degraded).gate.float()
+            return {'gate': losses.gate_error(gate, made.degraded, made.day)}
+        toned, told, target = tone_pair(made, *self._tones(made))
+        # Light in bf16 would lose its last bits, and with them the dark: only convolutions are.
+        with torch.autocast(toned.device.type, torch.bfloat16, enabled=self._half):
+            residual = self.network.residual(toned, told)[0]
+        sharp = (toned + residual.float()).contiguous()
+        return losses.weighted_terms(self.config.losses, toned, sharp, target.clamp(0, 1))
+
+    def _tones(self, made: Degraded) -> tuple[Tensor, Tensor]:
+        """Level and contrast by chance, around what undoes the camera's own curve."""
+        power = made.power.clamp(0.3, 1)
+        like = power.new_empty(len(power), 4)
+        by_chance = torch.randn_like(like)
+        trust = torch.rand_like(power)  # the head will undo curves only so far as it is sure
+        contrast = SRGB_CONTRAST * power**trust * torch.exp(0.06 * by_chance[:, 1])
+        level = LEVEL * torch.exp(self.config.level_spread * by_chance[:, 0])
+        return level.clamp(*exposure.LEVELS), contrast.clamp(*exposure.CONTRASTS)
+
+    def _exposure_terms(self, made: Degraded) -> dict[str, Tensor]:
+        front = self.network.exposure
+        if self.training:
+            _update_scale(front, exposure.statistics(made.degraded)[0])
+        curve, _ = front(made.degraded)
+        shown, wanted = (
+            functional.avg_pool2d(frames, _CELL)
+            for frames in (exposure.apply(curve, made.clean), made.day)
+        )
+        return {'tone': losses.charbonnier(shown, wanted)}
+
+    def write(self, network: nn.Module, path: Path) -> None:
+        """Write averaged weights as a checkpoint for the Enhancer."""
+        checkpoint.save(network, path)
+
+
+def tone_pair(made: Degraded, level: Tensor, contrast: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Degraded and clean frames by one curve, and what the network is told of it.
+
+    :param level, contrast: (B,) each.
+    :returns: toned, told and target.
+    """
+    padded = pad(made.degraded)
+    _, log_mean, brightest = exposure.statistics(padded)
+    curve, told = Exposure.curve(level, contrast, log_mean, brightest)
+    return exposure.apply(curve, padded), told, exposure.apply(curve, pad(made.clean))
+
+
+@torch.no_grad()
+def _update_scale(front: Exposure, found: Tensor) -> None:
+    """Follow mean and deviation of the statistics; from the first batch, at once."""
+    fresh = bool((front.scale == 1).all())
+    share = 1.0 if fresh else 0.01
+    front.centre.lerp_(found.mean(0), share)
+    front.scale.lerp_(found.std(0).clamp(min=0.05), share)
+
+
+class Validation:
+    """Figures of a network on fixed pairs from photographs that are not trained on."""
+
+    def __init__(self, photographs: list[np.ndarray], crop: int = 128) -> None:
+        self.sets: dict[str, list[Degraded]] = {}
+        stages = [Stage(crop, 16, VALIDATION_PAIRS // 16)]
+        for name, config in VALIDATION.items():
+            batches = crops.NightBatches(photographs, stages, config, seed=1009)
+            self.sets[name] = []
+            for index in range(len(batches)):
+                given, *drawn = batches[index]
+                made = degrade(given.permute(0, 3, 1, 2), Drawn(*drawn))
+                self.sets[name].append(made)
+
+    @torch.inference_mode()
+    def __call__(self, network: ExposureFirst) -> dict[str, float]:
+        """Gain of structure in dB on each set, and the tone's mean and mean absolute error."""
+        device = next(network.parameters()).device
+        figures, errors = {}, []
+        for name, batches in self.sets.items():
+            gains = []
+            for made in batches:
+                made = Degraded(*(one.to(device) for one in made))
+                level = torch.full_like(made.power, LEVEL)
+                contrast = SRGB_CONTRAST * made.power.clamp(0.5, 1)
+                toned, told, target = tone_pair(made, level, contrast)
+                sharp = toned + network.residual(toned, told)[0]
+                gains.append(_psnr(sharp, target) - _psnr(toned, target))
+                curve, _ = network.exposure(made.degraded)
+                shown = exposure.apply(curve, made.clean).clamp(0, 1)
+                errors.append((shown - made.day).mean((1, 2, 3)) * 255)
+            figures[f'gain, {name} (dB)'] = float(torch.cat(gains).mean())
+        error = torch.cat(errors)
+        figures['tone, mean error (levels)'] = float(error.mean())
+        figures['tone, mean absolute error (levels)'] = float(error.abs().mean())
+        return figures
+
+
+def _psnr(one: Tensor, other: Tensor) -> Tensor:
+    """(B,), dB, of frames clamped to [0, 1]."""
+    error = ((one.clamp(0, 1) - other.clamp(0, 1)) ** 2).mean((1, 2, 3))
+    return -10 * torch.log10(error.clamp(min=1e-6))
+
+
+def train(config: ExposureFirstRecipe, out: Path, initial: Path | None = None) -> Path:
+    """Train (or resume) a run; returns the path of the averaged weights.
+
+    :param initial: weights of the same network to begin with; parts that they lack begin anew.
+    :raises ValueError: the configuration is wrong, or `out` holds a run with another one.
+    :raises FileNotFoundError: photographs are not there.
+    :raises FloatingPointError: the loss is not finite, or the run has died.
+    """
+    fabric = loop.start(dataclasses.replace(config.loop, precision='32-true'), out)
+    if fabric.is_global_zero:
+        loop.write_record(out, config, config.loop, initial)
+    recipe = ExposureFirstTraining(config)
+    if initial:
+        missing, unknown = recipe.network.load_state_dict(load_file(initial), strict=False)
+        fabric.print(f'beginning with {initial}; anew: {missing or "-"}; left: {unknown or "-"}')
+    recipe = recipe.to(memory_format=torch.channels_last)
+    batches = crops.NightBatches(
+        crops.load(config.photographs, validation=False),
+        config.stages,
+        config.night,
+        config.loop.seed,
+        fabric.global_rank,
+        fabric.world_size,
+    )
+    fabric.print(f'{len(batches.photographs)} photographs train')
+    validation = Validation(crops.load(config.photographs, validation=True))
+    vital = 'gain, ' if config.part == 'structure' else ''
+    loop.fit(fabric, recipe, batches, config.loop, out, recipe.write, validation, vital)
+    return out / loop.WEIGHTS
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse the command line and train."""
+    parser = configuration.parser('train_exposure_first', __doc__)
+    parser.add_argument(
+        '--initial', type=Path, help='begin with these weights (.safetensors), to go on'
+    )
+    options = parser.parse_args(arguments)
+    config = configuration.load(options.config, ExposureFirstRecipe)
+    if options.photographs:
+        config = dataclasses.replace(config, photographs=options.photographs)
+    print(f'the weights are in {train(config, options.out, options.initial)}')
+
+
+if __name__ == '__main__':
+    configuration.run(main)
