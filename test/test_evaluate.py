@@ -22,7 +22,7 @@ from conftest import cut
 
 from dap_led_ros.inference import weights
 from dap_led_ros.priors import PriorConfig
-from dap_led_training import ablation, evaluate, metrics, night_sets
+from dap_led_training import ablation, evaluate, methods, metrics, night_sets, tables
 from dap_led_training.data.batches import Stage
 from dap_led_training.data.config import DataConfig
 from dap_led_training.data.pairs import FramePair
@@ -319,7 +319,7 @@ def test_an_ablation_goes_on_where_it_was_interrupted(lol_blur, tmp_path, monkey
 
     pairs = evaluate.lol_blur_test(lol_blur, 'low_blur_noise')
     trained = str(weights.find('nano'))
-    nano = evaluate.evaluate_pairs(evaluate.load_methods([trained]), pairs)['methods']
+    nano = evaluate.evaluate_pairs(methods.load_methods([trained]), pairs)['methods']
     assert [row['name'] for row in report['rows']] == [
         *('blur', 'low_light', 'joint', 'rec', 'rec+identity', 'rec+identity+clip'),
         *('clip', 'handcrafted', 'none'),
@@ -332,7 +332,7 @@ def test_an_ablation_goes_on_where_it_was_interrupted(lol_blur, tmp_path, monkey
         assert re.search(f'^{line} +[|]$', printed, re.MULTILINE)
     assert '10 steps each, everything else as in the recipe; LOL-Blur test' in printed
     assert '| test | input ' in printed
-    assert evaluate.version_line() in printed
+    assert tables.version_line() in printed
 
     again = Trainer()
     monkeypatch.setattr(ablation, 'train', again)

@@ -20,8 +20,9 @@ from dap_led_ros.models.dap_led import PRESETS
 from dap_led_training import evaluate, metrics
 from dap_led_training.data.config import DataConfig
 from dap_led_training.data.photographs import find_photographs
-from dap_led_training.evaluate import Method, Sample
+from dap_led_training.evaluate import Sample
 from dap_led_training.loop import as_plain, write_whole
+from dap_led_training.methods import Method
 from dap_led_training.night_sets import night_sets
 from dap_led_training.train import TrainConfig, train
 

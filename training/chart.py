@@ -2,7 +2,7 @@
 
 A synthetic chart (grey and coloured patches, a grey ramp, a slanted edge, a Siemens star, lamps)
 is taken by night, with the physics of the sample sequence, and enhanced. Printed for each model,
-next to the input and CLAHE with gamma, in grey levels unless said otherwise:
+next to the input, one gain (auto) and CLAHE with gamma, in grey levels unless said otherwise:
 
   grid 2/4/8/16  error that repeats with cells of so many pixels, on the flat patches; nano
                  unshuffles by 4. Mean over patches and takes
@@ -16,8 +16,8 @@ next to the input and CLAHE with gamma, in grey levels unless said otherwise:
   star           contrast of the star where its wave is 6 pixels long, as a share of that at 16;
                  1 is the reference's
 
-With --out it writes what becomes of each part at 100%: input, CLAHE with gamma, the models and the
-reference beside one another.
+With --out it writes what becomes of each part at 100%: input, one gain, CLAHE with gamma, the
+models and the reference beside one another.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ import numpy as np
 from dap_led_ros.media import write_image
 from dap_led_ros.photometry import average_over_path, linear_to_srgb, srgb_to_linear, to_uint8
 from dap_led_training import metrics
-from dap_led_training.evaluate import Method, aligned, load_methods
+from dap_led_training.methods import Method, load_methods
+from dap_led_training.tables import aligned
 
 WIDTH, HEIGHT = 640, 480
 Box = tuple[slice, slice]

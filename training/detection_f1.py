@@ -31,8 +31,10 @@ from dap_led_ros.media import open_source
 from dap_led_ros.photometry import linear_to_srgb, srgb_to_linear, to_uint8
 from dap_led_training import configuration
 from dap_led_training.data.photographs import find_photographs
-from dap_led_training.evaluate import RECIPE, Method, aligned, load_methods
+from dap_led_training.evaluate import RECIPE
+from dap_led_training.methods import Method, load_methods
 from dap_led_training.night_sets import Pair, night_sets
+from dap_led_training.tables import aligned
 from dap_led_training.train import TrainConfig
 
 SIDE = 640

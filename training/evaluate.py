@@ -1,10 +1,11 @@
 """Measure models: python -m dap_led_training.evaluate [MODEL ...] [DATA].
 
-A MODEL is a name, an .onnx file or a .safetensors checkpoint; the untouched input and CLAHE with
-gamma stand beside it. DATA is any of
+A MODEL is a name, an .onnx file (anybody's enhancer from (B, 3, H, W) to the same) or a
+.safetensors checkpoint. The untouched input, one gain (auto) and CLAHE with gamma stand beside it.
+Without DATA it is the frozen judge that measures, see judge.py: 16 sets of photographs that are in
+no training and no validation. To compare recipes is not what it is for. DATA is any of
 
-  --photographs FOLDER ...  night sets made from photographs that were never trained on (this is
-                            the default, with the folders of nano.yaml)
+  --photographs FOLDER ...  night sets made from every eighth photograph of each folder
   --lol-blur ROOT           the test split of LOL-Blur as it is downloaded
   --pairs DEGRADED TARGET   two folders of equally named frames
   --unpaired FOLDER         frames without targets, such as Real-LOL-Blur
@@ -24,25 +25,23 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
-from dap_led_ros.inference import Enhancer
-from dap_led_training import configuration, metrics
+from dap_led_training import chart, configuration, judge, judge_generator, metrics
 from dap_led_training.data import pairs as data
 from dap_led_training.data.config import DataConfig
 from dap_led_training.data.photographs import find_photographs, read_rgb
+from dap_led_training.methods import Method, load_methods
 from dap_led_training.metrics import Metric
 from dap_led_training.night_sets import SIZE, Pair, fit, night_sets
+from dap_led_training.tables import aligned, version_line
 from dap_led_training.train import TrainConfig
 
 SIZES = ((16, 16), (17, 31), (333, 241), (640, 480), (1279, 719), (1920, 1080))
 RECIPE = Path(__file__).parent / 'configs' / 'nano.yaml'
 PSNR_CAP = 50.0
 """Of the night sets, dB: by day a frame may come back untouched."""
-Method = Callable[[np.ndarray], np.ndarray]
-"""(H, W, 3) uint8 RGB -> the enhanced frame, of the same shape and type."""
 
 FRAMES_PROTOCOL = (
     'whole frames, RGB; enhanced frames clamped and rounded to 8 bit; brightness not matched to '
@@ -84,6 +83,10 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument('models', nargs='*', metavar='MODEL', help='default: nano')
     parser.add_argument('--photographs', nargs='+', metavar='FOLDER')
+    parser.add_argument('--every', type=int, default=1, help="of the judge's photographs")
+    parser.add_argument(
+        '--sets', nargs='+', choices=judge_generator.SETS, default=[], metavar='SET'
+    )
     parser.add_argument('--lol-blur', metavar='ROOT')
     parser.add_argument('--variant', choices=data.VARIANTS, help=f'default: {data.VARIANTS[0]}')
     parser.add_argument('--pairs', nargs=2, metavar=('DEGRADED', 'TARGET'))
@@ -133,9 +136,23 @@ def _evaluate(options: argparse.Namespace) -> None:
     report: dict = {'versions': metrics.versions()}
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
-    if options.photographs or not frames:
-        folders = options.photographs or configuration.load(RECIPE, TrainConfig).data.photographs
-        photographs = find_photographs(folders, validation=True)
+    if not options.photographs and not frames:
+        paths = judge.photographs(configuration.load(RECIPE, TrainConfig).data.photographs)
+        paths = paths[:: options.every]
+        measured = judge.judge(methods, paths, options.sets)
+        print(judge.table(measured, len(paths)))
+        print(
+            f'\nthe chart of dap_led_training.chart\n{chart.table(chart.measure_methods(methods))}'
+        )
+        times = judge.milliseconds({name: methods[name] for name in models})
+        print('\n' + ', '.join(f'{name}: {ms:.1f} ms' for name, ms in times.items()))
+        report['judge'] = {
+            kind: {name: dataclasses.asdict(f) for name, f in rows.items()}
+            for kind, rows in measured.items()
+        }
+        report['judge_version'] = judge.version()
+    if options.photographs:
+        photographs = find_photographs(options.photographs, validation=True)
         report['night'] = evaluate_night(methods, photographs)
         print(night_table(report['night']))
         print(sizes_kept({name: methods[name] for name in models}, photographs[0]))
@@ -163,25 +180,6 @@ def _frames(options: argparse.Namespace) -> dict[str, tuple[str, Callable[[dict]
         paths = data.unpaired(options.unpaired)
         found['unpaired'] = name, partial(evaluate_unpaired, paths=paths)
     return found
-
-
-def clahe_and_gamma(frame: np.ndarray) -> np.ndarray:
-    """The classical baseline: CLAHE on lightness, then a gamma that lifts the mean to 0.4."""
-    lab = cv2.cvtColor(frame, cv2.COLOR_RGB2LAB)
-    lab[..., 0] = cv2.createCLAHE(3.0, (8, 8)).apply(lab[..., 0])
-    image = cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
-    gamma = np.log(0.4) / np.log(np.clip(image.mean() / 255, 0.02, 0.98))
-    table = (255 * (np.arange(256) / 255) ** min(gamma, 1.0) + 0.5).astype(np.uint8)
-    return cv2.LUT(image, table)
-
-
-def load_methods(models: Iterable[str]) -> dict[str, Method]:
-    """The untouched input, CLAHE with gamma, and each model that Enhancer.load() finds."""
-    methods: dict[str, Method] = {'input': lambda frame: frame, 'CLAHE + gamma': clahe_and_gamma}
-    for model in models:
-        enhancer = Enhancer.load(model)
-        methods[model] = lambda frame, enhancer=enhancer: enhancer.enhance(frame).frame
-    return methods
 
 
 # --- data sets of frames ----------------------------------------------------------------------
@@ -308,24 +306,10 @@ def head(report: dict) -> list[str]:
     return [*report['protocol'], *conventions, version_line(), *missing]
 
 
-def version_line() -> str:
-    """The libraries that the figures depend on, in one line."""
-    return ', '.join(f'{name} {version}' for name, version in metrics.versions().items())
-
-
 def cell(summary: dict, digits: int) -> str:
     """The mean, and the interval where there is one: 18.77 ±0.52."""
     mean, interval = summary['mean'], summary['interval']
     return f'{mean:.{digits}f}' + ('' if interval is None else f' ±{interval:.{digits}f}')
-
-
-def aligned(rows: list[list[str]]) -> str:
-    """Rows of cells as columns of text; the first one is flush left."""
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return '\n'.join(
-        '  '.join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths)))
-        for row in rows
-    )
 
 
 # --- night sets -------------------------------------------------------------------------------

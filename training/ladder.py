@@ -1,7 +1,7 @@
 """The ladder of models: python -m dap_led_training.ladder [MODEL ...] [--detector YOLO.onnx].
 
-One row for each model, next to the input and CLAHE with gamma. A MODEL is a name, an .onnx file or
-a .safetensors checkpoint. Columns, on validation photographs at 640x480:
+One row for each model, next to the input, one gain (auto) and CLAHE with gamma. A MODEL is a name,
+an .onnx file or a .safetensors checkpoint. Columns, on validation photographs at 640x480:
 
   MB, GMAC       file, and 1e9 multiply-accumulates of one frame
   synthesis, independent, lamps   the sets of dap_led_training.evaluate: PSNR / SSIM / aligned
@@ -28,16 +28,10 @@ from dap_led_ros.inference import Enhancer, weights
 from dap_led_ros.inference.stream import Stream
 from dap_led_training import configuration, detection_f1, metrics, stream
 from dap_led_training.data.photographs import find_photographs, read_rgb
-from dap_led_training.evaluate import (
-    NIGHT_PROTOCOL,
-    PSNR_CAP,
-    RECIPE,
-    aligned,
-    clahe_and_gamma,
-    measure,
-    version_line,
-)
+from dap_led_training.evaluate import NIGHT_PROTOCOL, PSNR_CAP, RECIPE, measure
+from dap_led_training.methods import auto, clahe_and_gamma
 from dap_led_training.night_sets import SIZE, fit, night_sets
+from dap_led_training.tables import aligned, version_line
 from dap_led_training.train import TrainConfig
 
 _COLD_START = """
@@ -112,6 +106,7 @@ def ladder(models: list[str], photographs: list[Path], detector: str | None) -> 
         ]
     ]
     rows.append(row('input', measure(lambda frame: frame, sets, days)))
+    rows.append(row('auto', measure(auto, sets, days)))
     rows.append(row('CLAHE + gamma', measure(clahe_and_gamma, sets, days)))
     for model in models:
         enhancer = Enhancer.load(model)

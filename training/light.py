@@ -28,10 +28,12 @@ from dap_led_ros.media import write_image
 from dap_led_training import configuration, metrics
 from dap_led_training.data.photographs import find_photographs, read_rgb
 from dap_led_training.degradation.night_blur import degrade, margin, night_scene, take
-from dap_led_training.evaluate import PSNR_CAP, RECIPE, Method, aligned, load_methods
+from dap_led_training.evaluate import PSNR_CAP, RECIPE
+from dap_led_training.methods import Method, load_methods
 from dap_led_training.night_sets import SIZE, Pair, fit
 from dap_led_training.sheet import choose
 from dap_led_training.synthesize import CONFIG
+from dap_led_training.tables import aligned
 from dap_led_training.train import TrainConfig
 from dap_led_training.train_devudp import BLUR_BY_DAY
 

@@ -36,8 +36,9 @@ from dap_led_ros.photometry import linear_to_srgb, srgb_to_linear, to_uint8
 from dap_led_training import configuration, metrics
 from dap_led_training.data.photographs import find_photographs, read_rgb
 from dap_led_training.degradation.night_blur import NightBlurConfig, degrade, margin
-from dap_led_training.evaluate import PSNR_CAP, RECIPE, aligned
+from dap_led_training.evaluate import PSNR_CAP, RECIPE
 from dap_led_training.night_sets import SIZE, Pair, fit, night_sets
+from dap_led_training.tables import aligned
 from dap_led_training.train import TrainConfig
 
 GOOD = ('day', 'dark but clean')

@@ -98,7 +98,7 @@ class ExposureFirstTraining(nn.Module):
         with torch.no_grad():
             made = degrade(photographs.permute(0, 3, 1, 2), Drawn(*drawn))
         if self.config.part == 'exposure':
-            return self._exposure_terms(made)
+            return self._exposure_terms(made, dark=Drawn(*drawn).light[:, 0] != 1)
         if self.config.part == 'gate':
             gate = self.network.parts(made.degraded).gate.float()
             return {'gate': losses.gate_error(gate, made.degraded, made.day)}
@@ -119,14 +119,16 @@ class ExposureFirstTraining(nn.Module):
         level = LEVEL * torch.exp(self.config.level_spread * by_chance[:, 0])
         return level.clamp(*exposure.LEVELS), contrast.clamp(*exposure.CONTRASTS)
 
-    def _exposure_terms(self, made: Degraded) -> dict[str, Tensor]:
+    def _exposure_terms(self, made: Degraded, dark: Tensor) -> dict[str, Tensor]:
+        # By day a camera's own curve is how its pictures look, and is to stay.
+        target = torch.where(dark.view(-1, 1, 1, 1), made.day, made.clean)
         front = self.network.exposure
         if self.training:
             _update_scale(front, exposure.statistics(made.degraded)[0])
         curve, _ = front(made.degraded)
         shown, wanted = (
             functional.avg_pool2d(frames, _CELL)
-            for frames in (exposure.apply(curve, made.clean), made.day)
+            for frames in (exposure.apply(curve, made.clean), target)
         )
         return {'tone': losses.charbonnier(shown, wanted)}
 

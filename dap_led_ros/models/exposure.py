@@ -65,8 +65,11 @@ def log_light(values: Tensor) -> Tensor:
     # One logarithm for each of the two pieces of sRGB; outside its piece each is constant.
     toe = torch.log(values.clamp(_LEAST, _TOE))
     rest = torch.log(values.clamp(min=_TOE) + 0.055)
-    return toe + 2.4 * rest - (math.log(_TOE) - math.log(((_TOE + 0.055) / 1.055) ** 2.4)) - (
-        2.4 * math.log(_TOE + 0.055)
+    return (
+        toe
+        + 2.4 * rest
+        - (math.log(_TOE) - math.log(((_TOE + 0.055) / 1.055) ** 2.4))
+        - (2.4 * math.log(_TOE + 0.055))
     )
 
 
@@ -148,9 +151,7 @@ def statistics(frame: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     colour = (light.amax(1, keepdim=True) - light.amin(1, keepdim=True)) / (luma + 1e-4)
     colour = colour.clamp(max=3)
     below = [torch.sigmoid(4 * (edge - stops)) for edge in _BANDS]
-    bands = torch.cat(
-        [below[0], below[1] - below[0], below[2] - below[1], 1 - below[2]], dim=1
-    )
+    bands = torch.cat([below[0], below[1] - below[0], below[2] - below[1], 1 - below[2]], dim=1)
     share = bands.mean((2, 3)) + 1e-3
     grains = (bands * grain).mean((2, 3)) / share
     colours = (bands * colour).mean((2, 3)) / share

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dap_led_ros.models import exposure
-from dap_led_ros.models.exposure import Exposure, ToneCurve
+from dap_led_ros.models.exposure import Exposure
 from dap_led_ros.models.nano import residual_blocks
 
 SIZE_MULTIPLE = 16

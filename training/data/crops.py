@@ -17,7 +17,7 @@ from dap_led_training.degradation.night_batches import MARGIN, NightConfig, draw
 from dap_led_training.judge_photographs import without_judges
 
 LONGEST = 1024
-"""Pixels: longer photographs are made smaller when they are read, which also makes them sharper."""
+"""Pixels: longer photographs are made smaller when they are read, and sharper by it."""
 
 
 class NightBatches(Dataset):
@@ -74,7 +74,10 @@ def load(folders: list[str], validation: bool) -> list[np.ndarray]:
         packed: dict[str, Any] = torch.load(folders[0], weights_only=True)
         return [one.numpy() for one in packed['validation' if validation else 'training']]
     paths = without_judges(find_photographs(folders, validation))
-    return [_shrunk(read_rgb(path)) for path in tqdm(paths, 'reading', unit='photograph', mininterval=5)]
+    return [
+        _shrunk(read_rgb(path))
+        for path in tqdm(paths, 'reading', unit='photograph', mininterval=5)
+    ]
 
 
 def pack(folders: list[str], path: Path) -> dict[str, int]:

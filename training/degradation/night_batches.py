@@ -175,15 +175,11 @@ def _kernels(
     if length and rng.random() < config.varying:
         # The camera rolls, or another depth moves less: the path turned and scaled.
         turn, scale = rng.normal(0, 0.5), rng.uniform(0.2, 1.3)
-        matrix = scale * np.array(
-            [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
-        )
+        matrix = scale * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
         second = _kernel(path @ matrix, defocus)
         angle, hardness = rng.uniform(0, 2 * np.pi), _log_uniform(rng, (1.5, 40.0)) / crop
         offset = rng.uniform(-0.3, 0.3) * crop
-        slope = np.array(
-            [np.cos(angle) * hardness, np.sin(angle) * hardness, offset * hardness]
-        )
+        slope = np.array([np.cos(angle) * hardness, np.sin(angle) * hardness, offset * hardness])
     return np.stack([first, second]), slope
 
 
