@@ -157,11 +157,12 @@ def test_the_sheet_has_a_row_for_each_kind_and_picture(tmp_path, pictures):
     sheet.main([str(out), *arguments, '--width', '160'])
     tile = (120 + sheet.BAR + sheet.GAP, 160 + 2 * sheet.GAP)
     drawn = read_image(out)
-    assert drawn.shape == (tile[0] * (len(sheet.ROWS) + 2), tile[1] * 3, 3)
+    assert drawn.shape == (tile[0] * (len(sheet.ROWS) + 2), tile[1] * 4, 3)
     inner = (slice(sheet.BAR, sheet.BAR + 120), slice(sheet.GAP, sheet.GAP + 160))
-    before, after, reference = (
-        drawn[tile[0] * 2 : tile[0] * 3, tile[1] * i : tile[1] * (i + 1)][inner] for i in range(3)
+    before, gained, after, reference = (
+        drawn[tile[0] * 2 : tile[0] * 3, tile[1] * i : tile[1] * (i + 1)][inner] for i in range(4)
     )
+    assert abs(gained.mean() - 108) < 4
     assert before.mean() < 0.6 * reference.mean()
     assert cv2.PSNR(after, reference) > cv2.PSNR(before, reference) + 5
 

@@ -1,28 +1,32 @@
 """A sheet of frames before and after: python -m dap_led_training.sheet OUT.jpg [MODEL ...].
 
 Rows: day, dusk, night, blur by day, lamps, from validation photographs as dap_led_training.stream
-makes them, and pictures of a folder of real low-light photographs. Columns: the frame, what a
-stream makes of it with each model, and the reference where there is one.
+makes them, then real ones: pictures of folders, frames of videos. Columns: the frame, the frame
+times one number (auto), what a stream makes of it with each model, and the reference where there
+is one. Tiles of real frames are not made larger than they are.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
 
 from dap_led_ros.inference import Enhancer
 from dap_led_ros.inference.stream import Stream
-from dap_led_ros.media import IMAGE_SUFFIXES, write_image
+from dap_led_ros.media import find_images, open_source, write_image
 from dap_led_training import configuration
 from dap_led_training.data.photographs import find_photographs, read_rgb
 from dap_led_training.evaluate import RECIPE
+from dap_led_training.methods import auto
 from dap_led_training.night_sets import SIZE
 from dap_led_training.stream import gate_cases
 from dap_led_training.train import TrainConfig
 
+T = TypeVar('T')
 ROWS = {
     'day': 'day',
     'dusk': 'dusk',
@@ -35,21 +39,48 @@ GAP, BAR = 6, 26
 """Pixels between tiles, and of the bar with the text."""
 
 
-def choose(paths: list[Path], count: int) -> list[Path]:
+def choose(paths: list[T], count: int) -> list[T]:
     """Evenly spread ones of a list; again from its beginning where it is too short."""
     return [paths[(i * max(1, len(paths) // count)) % len(paths)] for i in range(count)]
 
 
-def sheet(models: list[str], photographs: list[Path], real: list[Path], width: int) -> np.ndarray:
+def real_frames(paths: list[Path], count: int) -> list[tuple[str, np.ndarray]]:
+    """Evenly spread frames (H, W, 3) uint8 RGB of folders of pictures and of videos, with names.
+
+    :param count: of each path.
+    :raises ValueError: a path holds neither pictures nor a video.
+    """
+    frames = []
+    for path in paths:
+        if path.is_dir():
+            chosen = choose(find_images(path), count)
+            frames += [(picture.name, read_rgb(picture)) for picture in chosen]
+            continue
+        source = open_source(path)
+        wanted = choose(list(range(source.count)), count)
+        frames += [
+            (f'{path.stem} {number}', frame)
+            for number, frame in enumerate(source.frames)
+            if number in wanted
+        ]
+    return frames
+
+
+def sheet(
+    models: list[str],
+    photographs: list[Path],
+    real: list[tuple[str, np.ndarray]],
+    width: int,
+) -> np.ndarray:
     """The sheet as an RGB picture; tiles are `width` pixels wide."""
     cases = gate_cases(choose(photographs, len(ROWS)))
     # A photograph of its own for each row; cases hold all of them in every kind.
     frames = [(title, *cases[kind][i]) for i, (title, kind) in enumerate(ROWS.items())]
-    frames += [(path.name, _upright(read_rgb(path)), None) for path in real]
+    frames += [(name, _upright(frame), None) for name, frame in real]
     enhancers = {model: Enhancer.load(model) for model in models}
     rows = []
     for title, frame, reference in frames:
-        tiles = [_tile(frame, title, width)]
+        tiles = [_tile(frame, title, width), _tile(auto(frame), 'auto', width)]
         for model, enhancer in enhancers.items():
             enhanced = Stream(enhancer).enhance(frame)
             text = f'{Path(model).name}, weight {enhanced.weight:.2f}'
@@ -89,16 +120,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument('out', type=Path, metavar='OUT.jpg')
     parser.add_argument('models', nargs='*', metavar='MODEL', help='default: nano')
     parser.add_argument('--photographs', nargs='+', metavar='FOLDER')
-    parser.add_argument('--real', type=Path, metavar='FOLDER', help='real low-light photographs')
-    parser.add_argument('--count', type=int, default=4, help='of the real ones; default: 4')
+    parser.add_argument(
+        '--real', type=Path, nargs='+', default=[], metavar='PATH', help='folders, videos'
+    )
+    parser.add_argument('--count', type=int, default=4, help='frames of each of these; default: 4')
     parser.add_argument('--width', type=int, default=400, help='of a tile, pixels; default: 400')
     options = parser.parse_args(arguments)
     folders = options.photographs or configuration.load(RECIPE, TrainConfig).data.photographs
     photographs = find_photographs(folders, validation=True)
-    real: list[Path] = []
-    if options.real:
-        real = sorted(p for p in options.real.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-        real = choose(real, options.count)
+    real = real_frames(options.real, options.count)
     write_image(options.out, sheet(options.models or ['nano'], photographs, real, options.width))
     print(f'wrote {options.out}')
 

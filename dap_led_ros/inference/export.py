@@ -41,10 +41,11 @@ from dap_led_ros import sample
 from dap_led_ros.inference import checkpoint, weights
 from dap_led_ros.inference.checkpoint import Guided
 from dap_led_ros.inference.enhancer import to_tensor
-from dap_led_ros.inference.nano_graph import NanoGraph
+from dap_led_ros.inference.fast_graph import ExposureFirstGraph, NanoGraph
 from dap_led_ros.inference.priors import build_prior
 from dap_led_ros.inference.refined import OnnxBase, Refined
 from dap_led_ros.models.dap_led import DapLed, DapLedConfig
+from dap_led_ros.models.exposure_first import ExposureFirst
 from dap_led_ros.models.nano import Nano
 from dap_led_ros.models.refiner import Refiner, RefinerConfig
 from dap_led_ros.priors import PriorConfig
@@ -281,6 +282,8 @@ def _exportable(module: nn.Module, precision: str) -> nn.Module:
         return guided.eval()
     if isinstance(module, Nano):
         module = NanoGraph(module).eval()
+    if isinstance(module, ExposureFirst):
+        module = ExposureFirstGraph(module).eval()
     if isinstance(module, Heatmap) and isinstance(module.prior, DistilledPrior):
         changed = copy.copy(module)
         changed._modules = {'prior': AreaByMatrices(module.prior)}

@@ -36,7 +36,7 @@ CELL = 4
 """Pixels: the statistics are taken of means over such cells."""
 STATISTICS = 26
 _TOE = 0.04045
-_LEAST = 2e-4
+_LEAST = 2e-5
 _LUMA = (0.2126, 0.7152, 0.0722)
 _STOPS = tuple(range(-8, 6))
 """Edges of the histogram, in stops from the geometric mean."""
@@ -61,7 +61,7 @@ class ToneCurve(NamedTuple):
 
 
 def log_light(values: Tensor) -> Tensor:
-    """Natural logarithm of the linear light of sRGB values in [0, 1]; black is -11."""
+    """Natural logarithm of the linear light of sRGB values in [0, 1]; black is -13."""
     # One logarithm for each of the two pieces of sRGB; outside its piece each is constant.
     toe = torch.log(values.clamp(_LEAST, _TOE))
     rest = torch.log(values.clamp(min=_TOE) + 0.055)
@@ -138,16 +138,20 @@ def statistics(frame: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     cells = functional.avg_pool2d(frame, CELL)
     light = torch.exp(log_light(cells))
     luma = sum(weight * light[:, i : i + 1] for i, weight in enumerate(_LUMA))
-    logs = torch.log(luma + _FLOOR * luma.mean((1, 2, 3), keepdim=True) + 1e-6)
+    logs = torch.log(luma + _FLOOR * luma.mean((1, 2, 3), keepdim=True) + 1e-7)
     log_mean = logs.mean((1, 2, 3), keepdim=True)
     stops = (logs - log_mean) / math.log(2)
-    brightest = torch.log(luma.amax((1, 2, 3)).clamp(min=1e-6))
+    brightest = torch.log(luma.amax((1, 2, 3)).clamp(min=1e-7))
 
     edges = torch.tensor(_STOPS, dtype=frame.dtype, device=frame.device).view(1, -1, 1, 1)
     histogram = torch.sigmoid(4 * (edges - stops)).mean((2, 3))
     green = frame[:, 1:2]
-    variance = functional.avg_pool2d(green * green, CELL) - cells[:, 1:2] ** 2
-    grain = torch.log2((variance.clamp(min=0) + 1e-8).sqrt() / (cells[:, 1:2] + 0.004) + 1e-3)
+    # In units of the display value of the mean, so that dark frames have as much grain as bright.
+    unit = torch.exp(-2 * SRGB_CONTRAST * log_mean)
+    variance = (functional.avg_pool2d(green * green, CELL) - cells[:, 1:2] ** 2) * unit
+    grain = torch.log2(
+        (variance.clamp(min=0) + 1e-6).sqrt() / (cells[:, 1:2] * unit.sqrt() + 0.02)
+    )
     colour = (light.amax(1, keepdim=True) - light.amin(1, keepdim=True)) / (luma + 1e-4)
     colour = colour.clamp(max=3)
     below = [torch.sigmoid(4 * (edge - stops)) for edge in _BANDS]
@@ -155,7 +159,7 @@ def statistics(frame: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     share = bands.mean((2, 3)) + 1e-3
     grains = (bands * grain).mean((2, 3)) / share
     colours = (bands * colour).mean((2, 3)) / share
-    smoothest = -torch.log2(torch.exp2(-2 * grain).mean((1, 2, 3)) + 1e-6) / 2
+    smoothest = -torch.log2(torch.exp2(-2 * grain).mean((1, 2, 3))) / 2
     black = torch.sigmoid(4 * (1 - 255 * cells[:, 1])).mean((1, 2))
     log_mean = log_mean.flatten()
     # How bright the frame is counts for bright ones alone: dark is dark, by whatever factor.

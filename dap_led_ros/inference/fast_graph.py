@@ -1,7 +1,7 @@
-"""nano in the operations that ONNX Runtime runs fast on a CPU; the same function of the frame.
+"""Networks in the operations that ONNX Runtime runs fast on a CPU; the same function of the frame.
 
-nano's convolutions run at the processor's limit; what stands between them took a fifth of the
-time. README.md in this folder has what each change brought.
+Their convolutions run at the processor's limit; what stands between them took a fifth of the time.
+README.md in this folder has what each change brought.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dap_led_ros.models.nano import SIZE_MULTIPLE, Nano, encode
+from dap_led_ros.models import exposure, exposure_first, nano
+from dap_led_ros.models.exposure_first import ExposureFirst
+from dap_led_ros.models.nano import SIZE_MULTIPLE, Nano
 
 
 class NanoGraph(nn.Module):
@@ -37,7 +39,7 @@ class NanoGraph(nn.Module):
         border = (0, -width % SIZE_MULTIPLE, 0, -height % SIZE_MULTIPLE)
         frame = functional.pad(frame, border, mode='replicate')
 
-        x4, x8, x16, gate = encode(self, frame)
+        x4, x8, x16, gate = nano.encode(self, frame)
         x8 = self.decoder8(self.add8(self.up8(x16)) + x8)
         x4 = self.decoder4(self.add4(self.up4(x8)) + x4)
         x2 = functional.relu(self.add2(self.up2(x4)) + self.detail(frame))
@@ -46,6 +48,38 @@ class NanoGraph(nn.Module):
         # One pass over what is small, and not several over the frame.
         gain = functional.interpolate(1 + opening * gain, scale_factor=2.0, mode='nearest')
         enhanced = frame * gain + functional.pixel_shuffle(opening * residual, 2)
+        return enhanced[..., :height, :width]
+
+
+class ExposureFirstGraph(nn.Module):
+    """An ExposureFirst to export; its parameters keep their names."""
+
+    def __init__(self, network: ExposureFirst) -> None:
+        super().__init__()
+        self.config = network.config
+        self.stem, self.detail = _on_frame(network.stem), _on_frame(network.detail)
+        kept = ('exposure', 'told', 'encoder4', 'down8', 'encoder8', 'down16', 'encoder16', 'gate')
+        for name in (*kept, 'decoder8', 'decoder4', 'head'):
+            setattr(self, name, getattr(network, name))
+        self.up8, self.add8 = Grow(network.up8), _add(network.up8)
+        self.up4, self.add4 = Grow(network.up4), _add(network.up4)
+        self.up2, self.add2 = Grow(network.up2), _add(network.up2)
+
+    def forward(self, frame: Tensor) -> Tensor:
+        """Enhance (B, 3, H, W) in [0, 1]; see ExposureFirst.forward()."""
+        height, width = frame.shape[-2:]
+        frame = exposure_first.pad(frame)
+        curve, told = self.exposure(frame)
+        toned = exposure.apply(curve, frame)
+
+        x4, x8, x16, gate = exposure_first.encode(self, toned, told)
+        x8 = self.decoder8(self.add8(self.up8(x16)) + x8)
+        x4 = self.decoder4(self.add4(self.up4(x8)) + x4)
+        x2 = functional.relu(self.add2(self.up2(x4)) + self.detail(toned))
+        opening = torch.sigmoid(self.config.gate_slope * gate).view(-1, 1, 1, 1)
+        # What is small is multiplied, and not the frame.
+        residual = functional.pixel_shuffle(opening * self.head(x2), 2)
+        enhanced = frame + opening * (toned - frame) + residual
         return enhanced[..., :height, :width]
 
 
