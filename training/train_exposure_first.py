@@ -97,11 +97,14 @@ class ExposureFirstTraining(nn.Module):
         """Weighted loss terms of (B, S, S, 3) uint8 photographs and the tensors of Drawn."""
         with torch.no_grad():
             made = degrade(photographs.permute(0, 3, 1, 2), Drawn(*drawn))
+        # By day a camera's own curve is how its pictures look, and is to stay.
+        dark = (Drawn(*drawn).light[:, 0] != 1).view(-1, 1, 1, 1)
+        wanted = torch.where(dark, made.day, made.clean)
         if self.config.part == 'exposure':
-            return self._exposure_terms(made, dark=Drawn(*drawn).light[:, 0] != 1)
+            return self._exposure_terms(made, wanted)
         if self.config.part == 'gate':
             gate = self.network.parts(made.degraded).gate.float()
-            return {'gate': losses.gate_error(gate, made.degraded, made.day)}
+            return {'gate': losses.gate_error(gate, made.degraded, wanted)}
         toned, told, target = tone_pair(made, *self._tones(made))
         # Light in bf16 would lose its last bits, and with them the dark: only convolutions are.
         with torch.autocast(toned.device.type, torch.bfloat16, enabled=self._half):
@@ -119,16 +122,14 @@ class ExposureFirstTraining(nn.Module):
         level = LEVEL * torch.exp(self.config.level_spread * by_chance[:, 0])
         return level.clamp(*exposure.LEVELS), contrast.clamp(*exposure.CONTRASTS)
 
-    def _exposure_terms(self, made: Degraded, dark: Tensor) -> dict[str, Tensor]:
-        # By day a camera's own curve is how its pictures look, and is to stay.
-        target = torch.where(dark.view(-1, 1, 1, 1), made.day, made.clean)
+    def _exposure_terms(self, made: Degraded, wanted: Tensor) -> dict[str, Tensor]:
         front = self.network.exposure
         if self.training:
             _update_scale(front, exposure.statistics(made.degraded)[0])
         curve, _ = front(made.degraded)
         shown, wanted = (
             functional.avg_pool2d(frames, _CELL)
-            for frames in (exposure.apply(curve, made.clean), target)
+            for frames in (exposure.apply(curve, made.clean), wanted)
         )
         return {'tone': losses.charbonnier(shown, wanted)}
 
@@ -202,10 +203,16 @@ def _psnr(one: Tensor, other: Tensor) -> Tensor:
     return -10 * torch.log10(error.clamp(min=1e-6))
 
 
-def train(config: ExposureFirstRecipe, out: Path, initial: Path | None = None) -> Path:
+def train(
+    config: ExposureFirstRecipe,
+    out: Path,
+    initial: Path | None = None,
+    head: Path | None = None,
+) -> Path:
     """Train (or resume) a run; returns the path of the averaged weights.
 
     :param initial: weights of the same network to begin with; parts that they lack begin anew.
+    :param head: weights whose exposure takes the place of theirs.
     :raises ValueError: the configuration is wrong, or `out` holds a run with another one.
     :raises FileNotFoundError: photographs are not there.
     :raises FloatingPointError: the loss is not finite, or the run has died.
@@ -215,7 +222,11 @@ def train(config: ExposureFirstRecipe, out: Path, initial: Path | None = None) -
         loop.write_record(out, config, config.loop, initial)
     recipe = ExposureFirstTraining(config)
     if initial:
-        missing, unknown = recipe.network.load_state_dict(load_file(initial), strict=False)
+        weights = load_file(initial)
+        if head:
+            found = load_file(head).items()
+            weights |= {n: t for n, t in found if n.startswith('exposure.')}
+        missing, unknown = recipe.network.load_state_dict(weights, strict=False)
         fabric.print(f'beginning with {initial}; anew: {missing or "-"}; left: {unknown or "-"}')
     recipe = recipe.to(memory_format=torch.channels_last)
     batches = crops.NightBatches(
@@ -239,11 +250,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         '--initial', type=Path, help='begin with these weights (.safetensors), to go on'
     )
+    parser.add_argument(
+        '--head', type=Path, help='but with the exposure of these, which was trained beside them'
+    )
     options = parser.parse_args(arguments)
+    if options.head and not options.initial:
+        parser.error('--head needs --initial')
     config = configuration.load(options.config, ExposureFirstRecipe)
     if options.photographs:
         config = dataclasses.replace(config, photographs=options.photographs)
-    print(f'the weights are in {train(config, options.out, options.initial)}')
+    print(f'the weights are in {train(config, options.out, options.initial, options.head)}')
 
 
 if __name__ == '__main__':
