@@ -283,7 +283,8 @@ def _exportable(module: nn.Module, precision: str) -> nn.Module:
     if isinstance(module, Nano):
         module = NanoGraph(module).eval()
     if isinstance(module, ExposureFirst):
-        module = ExposureFirstGraph(module).eval()
+        # A copy: in fp16 the layers themselves would change.
+        return ExposureFirstGraph(copy.deepcopy(module), half=precision == 'fp16').eval()
     if isinstance(module, Heatmap) and isinstance(module.prior, DistilledPrior):
         changed = copy.copy(module)
         changed._modules = {'prior': AreaByMatrices(module.prior)}

@@ -52,9 +52,12 @@ class NanoGraph(nn.Module):
 
 
 class ExposureFirstGraph(nn.Module):
-    """An ExposureFirst to export; its parameters keep their names."""
+    """An ExposureFirst to export; its parameters keep their names.
 
-    def __init__(self, network: ExposureFirst) -> None:
+    :param half: convolutions in fp16; the light stays in fp32, for the dark needs its last bits.
+    """
+
+    def __init__(self, network: ExposureFirst, half: bool = False) -> None:
         super().__init__()
         self.config = network.config
         self.stem, self.detail = _on_frame(network.stem), _on_frame(network.detail)
@@ -64,6 +67,9 @@ class ExposureFirstGraph(nn.Module):
         self.up8, self.add8 = Grow(network.up8), _add(network.up8)
         self.up4, self.add4 = Grow(network.up4), _add(network.up4)
         self.up2, self.add2 = Grow(network.up2), _add(network.up2)
+        if half:
+            self.half()
+            self.exposure.float()
 
     def forward(self, frame: Tensor) -> Tensor:
         """Enhance (B, 3, H, W) in [0, 1]; see ExposureFirst.forward()."""
@@ -72,13 +78,15 @@ class ExposureFirstGraph(nn.Module):
         curve, told = self.exposure(frame)
         toned = exposure.apply(curve, frame)
 
-        x4, x8, x16, gate = exposure_first.encode(self, toned, told)
+        kind = self.stem.weight.dtype
+        seen = toned.to(kind)
+        x4, x8, x16, gate = exposure_first.encode(self, seen, told.to(kind))
         x8 = self.decoder8(self.add8(self.up8(x16)) + x8)
         x4 = self.decoder4(self.add4(self.up4(x8)) + x4)
-        x2 = functional.relu(self.add2(self.up2(x4)) + self.detail(toned))
-        opening = torch.sigmoid(self.config.gate_slope * gate).view(-1, 1, 1, 1)
+        x2 = functional.relu(self.add2(self.up2(x4)) + self.detail(seen))
+        opening = torch.sigmoid(self.config.gate_slope * gate.float()).view(-1, 1, 1, 1)
         # What is small is multiplied, and not the frame.
-        residual = functional.pixel_shuffle(opening * self.head(x2), 2)
+        residual = functional.pixel_shuffle(opening * self.head(x2).float(), 2)
         enhanced = frame + opening * (toned - frame) + residual
         return enhanced[..., :height, :width]
 
