@@ -136,7 +136,7 @@ def test_the_command_prints_the_protocol_and_what_it_writes(lol_blur, tmp_path):
     ):
         assert said in printed
     assert [list(report[key]['methods']) for key in ('lol_blur', 'unpaired')] == [
-        ['input', 'CLAHE + gamma', 'nano'],
+        ['input', 'auto', 'CLAHE + gamma', 'nano'],
         [],
     ]
     for key in ('lol_blur', 'pairs'):
@@ -216,7 +216,7 @@ def test_the_night_sets_are_printed_under_their_protocol(
     for line in (*evaluate.NIGHT_PROTOCOL, 'nano: sizes 16x16, 17x31, 333x241 kept'):
         assert line in printed
     assert '2 validation photographs, 160x120; PSNR / SSIM / aligned PSNR' in printed
-    for name in ('input', 'CLAHE + gamma', 'nano'):
+    for name in ('input', 'auto', 'CLAHE + gamma', 'nano'):
         row = next(line for line in printed.splitlines() if line.startswith(f'{name}  '))
         for part in ('synthesis', 'independent', 'lamps'):
             figures = night['methods'][name][part]

@@ -25,7 +25,7 @@ def test_the_ladder_has_a_row_for_each_method_and_nano_meets_its_bars(monkeypatc
     for name in ('static, night (5.5% of the light)', 'moving, night'):
         monkeypatch.setitem(stream.VIDEOS, name, lambda: stream.static(0.055, 3))
     head, *rows = (line for line in ladder.ladder(['nano'], [PHOTOGRAPH], None).splitlines())
-    assert [row.split('  ')[0] for row in rows] == ['input', 'CLAHE + gamma', 'nano']
+    assert [row.split('  ')[0] for row in rows] == ['input', 'auto', 'CLAHE + gamma', 'nano']
     cells = [cell.strip() for cell in rows[-1].split('  ') if cell.strip()]
     names = ['', *(cell.strip() for cell in head.split('  ') if cell.strip())]
     nano = dict(zip(names, cells))
