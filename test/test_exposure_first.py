@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,18 @@ import yaml
 from conftest import cut
 
 from dap_led_ros.inference import Enhancer, checkpoint, export
-from dap_led_ros.models import exposure
+from dap_led_ros.inference.priors import build_prior
+from dap_led_ros.models import dap_led, exposure
+from dap_led_ros.models.dap_led import DapLed
 from dap_led_ros.models.exposure import Exposure, ToneCurve
 from dap_led_ros.models.exposure_first import PRESETS, ExposureFirst
 from dap_led_ros.photometry import linear_to_srgb, srgb_to_linear
+from dap_led_ros.priors import PriorConfig
 from dap_led_training import configuration, judge_photographs, loop, train_exposure_first
 from dap_led_training.data import crops
 from dap_led_training.data.batches import Stage
 from dap_led_training.degradation.night_batches import MARGIN, Drawn, NightConfig, degrade, draw
+from dap_led_training.train import TrainConfig
 from dap_led_training.train_exposure_first import ExposureFirstRecipe, tone_pair, train
 
 NANO = Path(train_exposure_first.__file__).parent / 'configs' / 'nano'
@@ -161,6 +166,33 @@ def test_a_checkpoint_keeps_the_function(tmp_path):
     checkpoint.save(network, tmp_path / 'one.safetensors')
     loaded = checkpoint.load(tmp_path / 'one.safetensors')
     torch.testing.assert_close(loaded(frame), network(frame), rtol=0, atol=0)
+
+
+def test_other_networks_take_exposure_first(tmp_path):
+    """DAP-LED behind the same tone curve: kept, exported, and equally bright for less light."""
+    torch.manual_seed(0)
+    prior = PriorConfig(kind='handcrafted')
+    network = DapLed(dataclasses.replace(dap_led.PRESETS['tiny'], prior=prior)).eval()
+    exposed = checkpoint.Exposed(network, Exposure())
+    path = tmp_path / 'exposed.safetensors'
+    checkpoint.save(exposed, path, build_prior(prior))
+    loaded = checkpoint.load(path)
+    assert isinstance(loaded.network, checkpoint.Exposed)
+    frame = torch.rand(1, 3, 48, 64) * 0.1
+    guide = loaded.prior(frame).heatmaps[:, prior.guide : prior.guide + 1]
+    torch.testing.assert_close(loaded(frame), exposed(frame, guide), rtol=0, atol=1e-6)
+    assert float(loaded(frame).detach().mean()) > float(frame.mean()) + 0.1
+    export.export(loaded, tmp_path / 'exposed.onnx')  # raises where it differs
+    with pytest.raises(ValueError, match='whole frames'):
+        Enhancer.load(str(path), 'cpu', tile=256)
+
+
+def test_a_recipe_may_ask_for_exposure_first():
+    recipe = {'network': 'nano-tiny', 'data': {'photographs': ['a']}, 'stages': []}
+    with pytest.raises(ValueError, match='takes frames as they come'):
+        configuration.build({**recipe, 'exposure': 'first'}, TrainConfig, 'recipe')
+    with pytest.raises(ValueError, match='use first'):
+        configuration.build({**recipe, 'exposure': 'last'}, TrainConfig, 'recipe')
 
 
 # --- the synthesis -----------------------------------------------------------------------------

@@ -32,10 +32,11 @@ from dap_led_training.train import TrainConfig
 WAYS = {
     'every layer': ('',),
     'encoder at 1/16': ('encoder16.',),
-    'encoder, decoder at 1/8': (*INT8_LAYERS, 'decoder8.'),
     'encoder': INT8_LAYERS,
+    'encoder, decoder at 1/8': (*INT8_LAYERS, 'decoder8.'),
+    'as exported': None,
 }
-"""Where the names of the parameters begin that are quantised."""
+"""Where the names of the parameters begin that are quantised; None: what dap-led export takes."""
 LOSS = 0.2
 """dB that int8 may cost, on the worst of the night sets."""
 

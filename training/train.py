@@ -17,10 +17,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from dap_led_ros.inference import checkpoint
+from dap_led_ros.inference import checkpoint, weights
 from dap_led_ros.inference.priors import build_prior
 from dap_led_ros.models import dap_led, nafnet, nano
 from dap_led_ros.models.dap_led import DapLed, DapLedConfig
+from dap_led_ros.models.exposure import Exposure
+from dap_led_ros.models.exposure_first import ExposureFirst
 from dap_led_ros.models.nafnet import Nafnet
 from dap_led_ros.models.nano import Nano, NanoConfig
 from dap_led_ros.priors import PriorConfig
@@ -47,6 +49,9 @@ class TrainConfig:
     """Fields of the preset to change, by name: {modulation: depthwise}."""
     prior: PriorConfig | None = None
     """What guides a DAP-LED, and whose CLIP eq. 5 and 6 ask; left out: the preset's."""
+    exposure: str = ''
+    """first: the network sees each frame by the tone curve of the model that ships; empty: as it
+    comes. For DAP-LED and NAFNet; exposure-first has a recipe of its own."""
     losses: LossWeights = field(default_factory=LossWeights)
     keep: float = 0.0
     """Share, at most, of the frame itself, brightened, in its target; see relight.py."""
@@ -74,6 +79,10 @@ class TrainConfig:
                 )
         if self.network not in PRESETS:
             raise ValueError(f'no network {self.network!r}: use one of {", ".join(PRESETS)}')
+        if self.exposure not in ('', 'first'):
+            raise ValueError(f'exposure is {self.exposure!r}: use first, or leave it out')
+        if self.exposure and isinstance(PRESETS[self.network], NanoConfig):
+            raise ValueError(f'exposure: {self.network} takes frames as they come; leave it out')
         if self.prior is None:
             prior = getattr(PRESETS[self.network], 'prior', PriorConfig())
             object.__setattr__(self, 'prior', prior)  # frozen
@@ -93,10 +102,15 @@ class EnhanceRecipe(nn.Module):
         self.network = create(config, prior.visual.output_dim if controlled else 0)
         if isinstance(self.network, DapLed):
             self.network.checkpointing = config.checkpointing
+        if config.exposure:
+            self.network = checkpoint.Exposed(self.network, shipped_exposure())
         for name, parameter in self.network.named_parameters():
-            parameter.requires_grad_(not config.only or name.startswith(tuple(config.only)))
+            inner = name.removeprefix('network.')
+            learns = not config.only or inner.startswith(tuple(config.only))
+            parameter.requires_grad_(learns and not name.startswith('exposure.'))
         for part in config.only:
-            if not any(name.startswith(part) for name, _ in self.network.named_parameters()):
+            inner = checkpoint.innermost(self.network)
+            if not any(name.startswith(part) for name, _ in inner.named_parameters()):
                 raise ValueError(f'only: no parameter of {config.network} begins with {part!r}')
         judge = None
         if config.losses.identity or config.losses.clip:
@@ -150,6 +164,17 @@ def create(config: TrainConfig, embedding: int = 0) -> Nano | DapLed | Nafnet:
     return DapLed(changed) if isinstance(changed, DapLedConfig) else Nafnet(changed)
 
 
+def shipped_exposure() -> Exposure:
+    """The exposure of the model that ships.
+
+    :raises ValueError: it has none.
+    """
+    network = checkpoint.load(weights.checkpoint(weights.DEFAULT))
+    if not isinstance(network, ExposureFirst):
+        raise ValueError(f'exposure: {weights.DEFAULT} has none to take')
+    return network.exposure
+
+
 def train(config: TrainConfig, out: Path, initial: Path | None = None) -> Path:
     """Train (or resume) a run; returns the path of the averaged weights.
 
@@ -163,11 +188,12 @@ def train(config: TrainConfig, out: Path, initial: Path | None = None) -> Path:
         loop.write_record(out, config, config.loop, initial)
     recipe = EnhanceRecipe(config)
     if initial:
-        weights = load_file(initial)
+        begun = load_file(initial)
         if isinstance(recipe.network, Nano):
-            weights = grow(weights, recipe.network)
-        missing, unknown = recipe.network.load_state_dict(weights, strict=False)
-        unknown = [name for name in unknown if not name.startswith('prior.')]
+            begun = grow(begun, recipe.network)
+        network = checkpoint.innermost(recipe.network)
+        missing, unknown = network.load_state_dict(begun, strict=False)
+        unknown = [name for name in unknown if not name.startswith(('prior.', 'exposure.'))]
         fabric.print(f'beginning with {initial}; anew: {missing or "-"}; left: {unknown or "-"}')
     recipe = recipe.to(memory_format=torch.channels_last)
     batches = Batches(

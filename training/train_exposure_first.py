@@ -103,7 +103,7 @@ class ExposureFirstTraining(nn.Module):
         if self.config.part == 'exposure':
             return self._exposure_terms(made, wanted)
         if self.config.part == 'gate':
-            gate = self.network.parts(made.degraded).gate.float()
+            gate = self.network.degradedness(made.degraded).float()
             return {'gate': losses.gate_error(gate, made.degraded, wanted)}
         toned, told, target = tone_pair(made, *self._tones(made))
         # Light in bf16 would lose its last bits, and with them the dark: only convolutions are.

@@ -19,9 +19,19 @@ from torch import Tensor, nn
 
 from dap_led_ros.inference.priors import build_prior
 from dap_led_ros.inference.refined import OnnxBase, Refined
-from dap_led_ros.models import dap_led, devudp, exposure_first, illumination, nafnet, nano, refiner
+from dap_led_ros.models import (
+    dap_led,
+    devudp,
+    exposure,
+    exposure_first,
+    illumination,
+    nafnet,
+    nano,
+    refiner,
+)
 from dap_led_ros.models.dap_led import DapLed, DapLedConfig
 from dap_led_ros.models.devudp import Devudp, DevudpConfig
+from dap_led_ros.models.exposure import Exposure
 from dap_led_ros.models.exposure_first import ExposureFirst, ExposureFirstConfig
 from dap_led_ros.models.illumination import Illumination, IlluminationConfig
 from dap_led_ros.models.nafnet import Nafnet, NafnetConfig
@@ -71,6 +81,32 @@ class Guided(nn.Module):
         return self.network(frame, *guidance(self.network.config, self.prior, frame))
 
 
+class Exposed(nn.Module):
+    """A network behind exposure first: it sees every frame by the frame's tone curve."""
+
+    def __init__(self, network: DapLed | Nafnet, exposure: Exposure) -> None:
+        super().__init__()
+        self.network = network
+        self.exposure = exposure
+
+    @property
+    def config(self) -> Any:
+        """That of the network."""
+        return self.network.config
+
+    def forward(self, frame: Tensor, *given: Tensor) -> Tensor:
+        """Enhance (B, 3, H, W) in [0, 1]; `given` is what the network takes besides."""
+        curve, _ = self.exposure(frame)
+        return self.network(exposure.apply(curve, frame), *given)
+
+
+def innermost(network: nn.Module) -> nn.Module:
+    """The network itself, without its prior and its exposure."""
+    if isinstance(network, Guided):
+        network = network.network
+    return network.network if isinstance(network, Exposed) else network
+
+
 def guidance(config: Any, prior: nn.Module | None, frame: Tensor) -> list[Tensor]:
     """What a network of this configuration takes besides the frame.
 
@@ -100,6 +136,11 @@ def _packed(
     """Tensors and description of a network; those of a refiner's base stand under `base`."""
     if isinstance(network, Guided):
         return _packed(network.network, network.prior)
+    if isinstance(network, Exposed):
+        tensors, described = _packed(network.network, prior)
+        front = network.exposure.state_dict().items()
+        tensors |= {f'exposure.{name}': tensor for name, tensor in front}
+        return tensors, described | {'exposure': 'first'}
     if isinstance(network, OnnxBase):
         content = torch.frombuffer(bytearray(network.content), dtype=torch.uint8)
         return {'onnx': content}, {'network': 'onnx'}
@@ -146,6 +187,10 @@ def _unpacked(path: Path, described: dict[str, Any], tensors: dict[str, Tensor])
     names = [name for name in tensors if name.startswith('prior.')]
     cached = {name.removeprefix('prior.'): tensors.pop(name) for name in names}
     inner = {n.removeprefix('base.'): t for n, t in tensors.items() if n.startswith('base.')}
+    front = None
+    if 'exposure' in described:
+        names = [name for name in tensors if name.startswith('exposure.')]
+        front = {name.removeprefix('exposure.'): tensors.pop(name) for name in names}
     try:
         if described['network'] == 'onnx':
             return OnnxBase(tensors['onnx'].numpy().tobytes())
@@ -153,14 +198,19 @@ def _unpacked(path: Path, described: dict[str, Any], tensors: dict[str, Tensor])
         network = kind(_config(config_kind, described['config']))
         base = described['base'] if kind is Refiner else None
         network.load_state_dict({n: t for n, t in tensors.items() if not n.startswith('base.')})
+        exposed = None
+        if front is not None:
+            exposed = Exposed(network, Exposure())
+            exposed.exposure.load_state_dict(front)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             f'{path} was written by another version of dap_led_ros, or damaged: {error}'
         ) from None
     prior = None
     config = network.config
+    guided = isinstance(network, DapLed) or getattr(config, 'embedding', 0)
     refiner = isinstance(network, Refiner) and not config.baked
-    if isinstance(network, DapLed) or getattr(config, 'embedding', 0) or refiner:
+    if guided or refiner:
         config = network.config.prior
         prior = build_prior(config, cached or None)
         if isinstance(prior, ClipPrior) and prior.fingerprint != described.get('tower'):
@@ -170,6 +220,7 @@ def _unpacked(path: Path, described: dict[str, Any], tensors: dict[str, Tensor])
             )
     if isinstance(network, Refiner):
         return Refined(_unpacked(path, base, inner), network, prior)
+    network = exposed or network
     return network if prior is None else Guided(network, prior)
 
 

@@ -100,7 +100,7 @@ class Enhancer:
             if tile and compiled:
                 raise ValueError('tiles change the network as it runs: do not compile it')
             backend = TorchBackend(path, device, threads, precision, compiled)
-            if tile and not backend.guided:
+            if tile and (not backend.guided or backend.exposed):
                 raise ValueError(f'{path.name} takes no tiles, but whole frames: set tile to 0')
             return cls(backend, path.stem, tile)
         if precision != 'auto':

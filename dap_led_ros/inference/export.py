@@ -39,7 +39,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dap_led_ros import sample
 from dap_led_ros.inference import checkpoint, weights
-from dap_led_ros.inference.checkpoint import Guided
+from dap_led_ros.inference.checkpoint import Exposed, Guided, innermost
 from dap_led_ros.inference.enhancer import to_tensor
 from dap_led_ros.inference.fast_graph import ExposureFirstGraph, NanoGraph
 from dap_led_ros.inference.priors import build_prior
@@ -64,7 +64,9 @@ TOLERANCE = 1e-4
 PRECISIONS = ('fp32', 'fp16', 'int8')
 _ANY = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
 INT8_LAYERS = ('encoder', 'down')
-"""Of nano: what looks at the frame. What makes the enhanced one of it needs more than 8 bits."""
+"""Of nano 0.1: what looks at the frame. What makes the enhanced one of it needs more than 8 bits."""
+INT8_LAYERS_BEHIND_EXPOSURE = ('encoder', 'down', 'decoder')
+"""Of exposure-first, which adds what it makes to a frame that is bright already."""
 INT8_PERCENTILE = 99.99
 """Of the values of a layer on the calibration frames: what lies beyond is clipped. With steps wide
 enough for the largest of all, the small values of dark frames would be rounded away."""
@@ -275,11 +277,8 @@ def _exportable(module: nn.Module, precision: str) -> nn.Module:
     if isinstance(module, Guided):
         prior = module.prior
         prior = AreaByMatrices(prior) if isinstance(prior, DistilledPrior) else prior
-        guided = Guided(module.network, prior)
-        if precision == 'fp16':
-            guided.network = Half(copy.deepcopy(module.network))
-            guided.network.config = module.network.config
-        return guided.eval()
+        network = _half(module.network) if precision == 'fp16' else module.network
+        return Guided(network, prior).eval()
     if isinstance(module, Nano):
         module = NanoGraph(module).eval()
     if isinstance(module, ExposureFirst):
@@ -289,7 +288,16 @@ def _exportable(module: nn.Module, precision: str) -> nn.Module:
         changed = copy.copy(module)
         changed._modules = {'prior': AreaByMatrices(module.prior)}
         return changed
-    return Half(copy.deepcopy(module)).eval() if precision == 'fp16' else module
+    return _half(module).eval() if precision == 'fp16' else module
+
+
+def _half(module: nn.Module) -> nn.Module:
+    """A copy in fp16; exposure stays in fp32, for the dark needs its last bits."""
+    if isinstance(module, Exposed):
+        return Exposed(_half(module.network), module.exposure)
+    half = Half(copy.deepcopy(module))
+    half.config = getattr(module, 'config', None)
+    return half
 
 
 def convert(
@@ -404,17 +412,23 @@ class Refinement(nn.Module):
         return self.refined.refine(frame, enhanced)
 
 
+def int8_layers(core: ModelProto) -> tuple[str, ...]:
+    """Where the names of the parameters begin that int8 costs little."""
+    first = any(tensor.name.startswith('told.') for tensor in core.graph.initializer)
+    return INT8_LAYERS_BEHIND_EXPOSURE if first else INT8_LAYERS
+
+
 def quantized(
     core: ModelProto,
     calibration: Iterable[np.ndarray],
     part: Path,
-    layers: tuple[str, ...] = INT8_LAYERS,
+    layers: tuple[str, ...] | None = None,
 ) -> ModelProto:
-    """Convolutions of a nano in int8 with one scale a channel, calibrated on real frames.
+    """Convolutions of a nano or exposure-first in int8 with one scale a channel, calibrated on real frames.
 
     :param calibration: frames (H, W, 3), uint8 or uint16.
     :param part: where a file may be written on the way.
-    :param layers: where the names of the parameters begin that are quantised.
+    :param layers: where the names of the parameters begin that are quantised; see int8_layers().
     :raises ValueError: the graph has no such layers, or there are no frames.
     """
     from onnxruntime.quantization import (
@@ -425,6 +439,7 @@ def quantized(
         quantize_static,
     )
 
+    layers = int8_layers(core) if layers is None else layers
     taken = [n for n in core.graph.node if any(i.startswith(layers) for i in n.input)]
     if not taken:
         raise ValueError('int8 is for nano: the transformer loses too much and gains no speed')
@@ -462,14 +477,16 @@ def quantized(
 
 def metadata(network: nn.Module, precision: str, frames: bool) -> dict[str, str]:
     """What a file says of itself; see inference/info.py."""
-    inner = network.network if isinstance(network, Guided) else network
+    inner = innermost(network)
     if isinstance(network, Refined):
         inner = network.refiner
     config = getattr(inner, 'config', None)
+    exposed = isinstance(getattr(network, 'network', network), Exposed)
     described = {
         'producer': 'dap_led_ros',
         'preset': _preset(config),
         'prior': 'none',
+        'exposure': 'first' if exposed or isinstance(inner, ExposureFirst) else 'as it comes',
         'precision': precision,
         'input': 'uint8 (B, H, W, 3)' if frames else 'float (B, 3, H, W) RGB in [0, 1]',
         'sizes': 'any from 16x16',
@@ -477,7 +494,7 @@ def metadata(network: nn.Module, precision: str, frames: bool) -> dict[str, str]
         'gmac_per_megapixel': f'{gmac_per_megapixel(network):.4g}',
     }
     if isinstance(network, Refined):
-        base = network.base.network if isinstance(network.base, Guided) else network.base
+        base = innermost(network.base)
         known = 'onnx' if isinstance(base, OnnxBase) else _preset(getattr(base, 'config', None))
         described['base'] = known
         described['prior'] = 'baked' if config.baked else config.prior.clip
@@ -497,7 +514,7 @@ def gmac_per_megapixel(network: nn.Module) -> float:
     if isinstance(network, Refined):
         parts = [network.refiner, *([] if isinstance(network.base, OnnxBase) else [network.base])]
         return sum(map(gmac_per_megapixel, parts))
-    inner = network.network if isinstance(network, Guided) else network
+    inner = innermost(network)
     side = 512
     inner = copy.deepcopy(inner).to('meta')
     given = [torch.empty(1, 3, side, side, device='meta')]

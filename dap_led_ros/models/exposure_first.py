@@ -121,6 +121,13 @@ class ExposureFirst(nn.Module):
         toned, sharp = toned[..., :height, :width], (toned + residual)[..., :height, :width]
         return Parts(toned, sharp, gate)
 
+    def degradedness(self, frame: Tensor) -> Tensor:
+        """The gate's logit (B,) alone, of (B, 3, H, W) in [0, 1]."""
+        padded = pad(frame)
+        curve, told = self.exposure(padded)
+        half = functional.pixel_unshuffle(exposure.apply(curve, padded), 2)
+        return encode(self, half, told)[-1]
+
     def residual(self, toned: Tensor, told: Tensor) -> tuple[Tensor, Tensor]:
         """What toned frames (B, 3, H, W) lack to be sharp and clean, and the gate's logit (B,).
 

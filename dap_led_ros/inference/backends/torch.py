@@ -72,6 +72,8 @@ class TorchBackend:
         guided = isinstance(network, checkpoint.Guided)
         self.guided = guided and not network.network.config.embedding
         """A heat-map alone guides it, which can be made less often than frames come."""
+        self.exposed = guided and isinstance(network.network, checkpoint.Exposed)
+        """Its exposure is that of the whole frame."""
         self._network = network
         self.provider = f'torch {next(network.parameters()).device.type} {precision}'
         if compiled:
