@@ -59,32 +59,39 @@ def test_log_light_is_that_of_srgb():
 
 def test_no_exposure_changes_nothing_but_the_last_blacks():
     one = torch.ones(1, 1, 1, 1)
-    curve = ToneCurve(0 * one, one * exposure.SRGB_CONTRAST, one)
+    curve = ToneCurve(0 * one, one * exposure.SRGB_CONTRAST, one * exposure.SRGB_BLACK, one)
     values = torch.linspace(0, 1, 256).view(1, 1, 1, -1)
     shown = exposure.apply(curve, values)
     torch.testing.assert_close(shown[..., 12:], values[..., 12:], rtol=0, atol=1e-5)
-    assert (shown - values).abs().max() * 255 < 12
+    assert (shown.clamp(min=0) - values).abs().max() * 255 < 4
 
 
-@pytest.mark.parametrize('contrast', [0.2, 1 / 2.4])
-@pytest.mark.parametrize('white', [1.0, 1.5, 6.0])
-def test_a_curve_is_monotone_and_ends_at_white(contrast, white):
-    one = torch.ones(1, 1, 1, 1)
-    brightest = torch.tensor((white + 0.055) / 1.055).pow(1 / contrast).log() - 3
-    curve, _ = Exposure.curve(
-        torch.tensor([0.41]), torch.tensor([contrast]), torch.tensor([-5.0]), brightest[None]
-    )
+@pytest.mark.parametrize('contrast', [0.15, 0.25, 1 / 2.4])
+@pytest.mark.parametrize('log_mean', [-8.0, -5.0, -2.0])
+def test_a_curve_is_monotone_shows_its_level_and_keeps_black_black(contrast, log_mean):
+    level, mean = torch.tensor([0.41]), torch.tensor([log_mean])
+    curve, _ = Exposure.curve(level, torch.tensor([contrast]), mean, 0 * mean)
     values = torch.linspace(0, 1, 1001).view(1, 1, 1, -1)
-    shown = exposure.apply(ToneCurve(curve.exposure, curve.contrast, one * white), values)
+    shown = exposure.apply(curve, values)
     assert (shown.diff() >= 0).all()
-    code = torch.log(torch.tensor((white + 0.055) / 1.055)) - curve.exposure.flatten()
-    at_white = linear_to_srgb(np.exp(code.numpy() / contrast))
-    if at_white < 1:
-        end = exposure.apply(
-            ToneCurve(curve.exposure, curve.contrast, one * white),
-            torch.from_numpy(at_white).view(1, 1, 1, 1),
+    assert float(shown[..., 0]) < 0.04 and float(shown[..., -1]) <= 1.001
+    at_mean = linear_to_srgb(np.exp(mean.numpy())).reshape(1, 1, 1, 1)
+    if float(curve.exposure) > 0:
+        assert float(exposure.apply(curve, torch.from_numpy(at_mean))) == pytest.approx(
+            0.41, abs=0.02
         )
-        assert float(end) == pytest.approx(1, abs=2e-3)
+
+
+def test_what_is_brighter_than_white_is_rolled_off():
+    brightest = torch.tensor([-1.0])
+    curve, _ = Exposure.curve(
+        torch.tensor([0.41]), torch.tensor([1 / 2.4]), torch.tensor([-6.0]), brightest
+    )
+    assert float(curve.white) > 2
+    code = linear_to_srgb(np.exp(brightest.numpy())).reshape(1, 1, 1, 1)
+    assert float(exposure.apply(curve, torch.from_numpy(code))) == pytest.approx(1, abs=2e-3)
+    half = linear_to_srgb(np.exp(brightest.numpy()) / 2).reshape(1, 1, 1, 1)
+    assert 0.8 < float(exposure.apply(curve, torch.from_numpy(half))) < 0.995
 
 
 @pytest.mark.parametrize('factor', [0.03, 0.06, 0.1])

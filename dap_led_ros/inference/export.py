@@ -64,7 +64,7 @@ TOLERANCE = 1e-4
 PRECISIONS = ('fp32', 'fp16', 'int8')
 _ANY = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
 INT8_LAYERS = ('encoder', 'down')
-"""Of nano 0.1: what looks at the frame. What makes the enhanced one of it needs more than 8 bits."""
+"""Of nano 0.1: what looks at the frame. What makes the enhanced one needs more than 8 bits."""
 INT8_LAYERS_BEHIND_EXPOSURE = ('encoder', 'down', 'decoder')
 """Of exposure-first, which adds what it makes to a frame that is bright already."""
 INT8_PERCENTILE = 99.99
@@ -112,13 +112,13 @@ fork (float[B, 3, H, W] frame) => (float[B, 3, H, W] outside, float[B, 3, H, W] 
 """
 
 
-def load_network(path: Path) -> Nano:
-    """A nano in evaluation mode from a checkpoint.
+def load_network(path: Path) -> Nano | ExposureFirst:
+    """A convolutional network in evaluation mode from a checkpoint.
 
-    :raises ValueError: the file is no checkpoint, or not of a nano.
+    :raises ValueError: the file is no checkpoint, or of another network.
     """
     network = checkpoint.load(path)
-    if not isinstance(network, Nano):
+    if not isinstance(network, (Nano, ExposureFirst)):
         raise ValueError(f'{path} is no nano')
     return network
 
@@ -414,7 +414,7 @@ class Refinement(nn.Module):
 
 def int8_layers(core: ModelProto) -> tuple[str, ...]:
     """Where the names of the parameters begin that int8 costs little."""
-    first = any(tensor.name.startswith('told.') for tensor in core.graph.initializer)
+    first = any(tensor.name.startswith(('told', 'exposure')) for tensor in core.graph.initializer)
     return INT8_LAYERS_BEHIND_EXPOSURE if first else INT8_LAYERS
 
 
@@ -424,7 +424,7 @@ def quantized(
     part: Path,
     layers: tuple[str, ...] | None = None,
 ) -> ModelProto:
-    """Convolutions of a nano or exposure-first in int8 with one scale a channel, calibrated on real frames.
+    """Convolutions in int8 with one scale a channel, calibrated on real frames.
 
     :param calibration: frames (H, W, 3), uint8 or uint16.
     :param part: where a file may be written on the way.

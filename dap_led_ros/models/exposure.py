@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-SRGB_CONTRAST = 1 / 2.4
+SRGB_CONTRAST, SRGB_BLACK = 1 / 2.4, 0.055
 LEVEL = 0.41
 """The default level: the median over sharp photographs of normal light."""
 LEVELS = (0.12, 0.75)
@@ -37,6 +37,7 @@ CELL = 4
 STATISTICS = 26
 _TOE = 0.04045
 _LEAST = 2e-5
+_LOG_BLACK = math.log(_LEAST / 12.92)
 _LUMA = (0.2126, 0.7152, 0.0722)
 _STOPS = tuple(range(-8, 6))
 """Edges of the histogram, in stops from the geometric mean."""
@@ -49,13 +50,15 @@ _FLOOR = 0.01
 class ToneCurve(NamedTuple):
     """How each frame of a batch is shown; every field is (B, 1, 1, 1).
 
-    A value v, of light l, becomes 1.055 exp(contrast log(l) + exposure) - 0.055, and what is then
+    A value v, of light l, becomes 1.055 exp(contrast log(l) + exposure) - black, and what is then
     above KNEE and below `white` comes out between KNEE and 1.
     """
 
     exposure: Tensor
     """Natural logarithm, in units of the display value."""
     contrast: Tensor
+    black: Tensor
+    """Display value: sRGB's 0.055, or as much as leaves no haze where the frame is black."""
     white: Tensor
     """Display value, 1 or more, that becomes 1: the brightest cell of the frame."""
 
@@ -75,7 +78,7 @@ def log_light(values: Tensor) -> Tensor:
 
 def apply(curve: ToneCurve, frame: Tensor) -> Tensor:
     """Show (B, 3, H, W) sRGB in [0, 1] by a curve; the result is at most 1, black near 0."""
-    shown = 1.055 * torch.exp(curve.contrast * log_light(frame) + curve.exposure) - 0.055
+    shown = 1.055 * torch.exp(curve.contrast * log_light(frame) + curve.exposure) - curve.black
     above = functional.relu(shown - KNEE)
     # Slope 1 at the knee; `white` becomes 1. With white at 1 nothing changes.
     bend = 1 / (1 - KNEE) - 1 / (curve.white - KNEE)
@@ -120,12 +123,18 @@ class Exposure(nn.Module):
 
         :param log_mean, brightest: of statistics(), (B,) each.
         """
+        scene = 1.055 * torch.exp(contrast * log_mean)
+        nothing = 1.055 * torch.exp(contrast * _LOG_BLACK)
+        plain = (level + SRGB_BLACK) / scene
+        # A low contrast would show black as grey: then black is what is taken off, and not sRGB's.
+        hazy = nothing * plain > SRGB_BLACK
+        wanted = torch.log(torch.where(hazy, level / (scene - nothing).clamp(min=1e-6), plain))
         # Never darker than the frame: a day frame has a gain of 1.
-        wanted = torch.log((level + 0.055) / 1.055) - contrast * log_mean
         exposure = functional.relu(wanted)
-        white = (1.055 * torch.exp(contrast * brightest + exposure) - 0.055).clamp(min=1)
+        black = (nothing * torch.exp(exposure)).clamp(min=SRGB_BLACK)
+        white = (1.055 * torch.exp(contrast * brightest + exposure) - black).clamp(min=1)
         told = torch.stack([exposure, contrast / SRGB_CONTRAST - 1, wanted - exposure], dim=1)
-        fields = (one.view(-1, 1, 1, 1) for one in (exposure, contrast, white))
+        fields = (one.view(-1, 1, 1, 1) for one in (exposure, contrast, black, white))
         return ToneCurve(*fields), told
 
 
