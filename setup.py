@@ -72,7 +72,7 @@ setup(
             'sample/*',
             'evaluation/templates/*',
         ],
-        'dap_led_training': ['configs/*.yaml'],
+        'dap_led_training': ['configs/*.yaml', 'configs/*/*.yaml', '*.txt'],
     },
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{package_name}']),

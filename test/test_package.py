@@ -102,6 +102,8 @@ def test_everything_that_ships_is_installed(tmp_path):
         'dap_led_ros/sample/garage.jpg',
         'dap_led_ros/inference/backends/onnx.py',
         'dap_led_training/configs/nano.yaml',
+        'dap_led_training/configs/nano/1_day.yaml',
+        'dap_led_training/judge_photographs.txt',
         'dap_led_training/degradation/night_blur.py',
         'share/ament_index/resource_index/packages/dap_led_ros',
         'share/dap_led_ros/package.xml',
