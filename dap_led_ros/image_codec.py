@@ -178,6 +178,10 @@ def decode_compressed(message: Any) -> tuple[np.ndarray, str]:
         encoding, compression = (part.strip() for part in (message.format + ';').split(';')[:2])
     except (TypeError, ValueError, BufferError) as error:
         raise MalformedImageError(f'malformed compressed message: {error}') from None
+    if not data:
+        raise MalformedImageError(
+            'malformed compressed message: the message has no data: does the camera deliver?'
+        )
     no_picture = encoding.startswith(_NOT_PICTURES) and encoding not in _LAYOUTS
     if no_picture or compression.startswith('compressedDepth'):
         raise NotAPictureError(f'format {_short(message.format)} is not colour or grey')
@@ -316,7 +320,7 @@ def _decompress(data: bytes, format: str) -> np.ndarray:
             f'compressed image of format {_short(format)} cannot be enhanced: use JPEG or PNG'
         )
     image = None
-    height, width = _promised_size(data)
+    height, width = promised_size(data)
     # A JPEG without its end would be grey from somewhere on.
     whole = data.startswith(_PNG) or _JPEG_END in data[len(data) // 2 :]
     if whole and 0 < height * width <= len(data) * _MOST_PIXELS_PER_BYTE:
@@ -330,7 +334,7 @@ def _decompress(data: bytes, format: str) -> np.ndarray:
     return image
 
 
-def _promised_size(data: bytes) -> tuple[int, int]:
+def promised_size(data: bytes) -> tuple[int, int]:
     """Height and width in the header of a JPEG or PNG; 0 by 0 if it ends before."""
     if data.startswith(_PNG):
         width, height = struct.unpack('>II', data[16:24]) if len(data) >= 24 else (0, 0)

@@ -32,6 +32,7 @@ except ImportError:  # Humble
 
 from dap_led_ros.detection import Detector
 from dap_led_ros.inference.stream import Stream
+from dap_led_ros.nodes import topics
 from dap_led_ros.nodes.detections import DetectionWorker
 from dap_led_ros.nodes.health import Health
 from dap_led_ros.nodes.parameters import Parameters
@@ -81,6 +82,7 @@ class Camera:
         self._prefix = f'{name}/' if name else ''
         self._infos: OrderedDict[Stamp, CameraInfo] = OrderedDict()
         self._subscriptions: list[Any] = []
+        self._created: dict[str, Any] = {}  # publishers by the names that they were created with
         self._subscribed_as: ReliabilityPolicy | None = None
 
         compressed = parameters.input_transport == 'compressed'
@@ -88,6 +90,7 @@ class Camera:
         # As image_transport names it: beside the image's topic wherever that is remapped to.
         self._topic = self._relative('image_raw', compressed)
         self.topic = node.resolve_topic_name(self._topic)
+        self._info_topic = self._beside_the_image()
         self._qos = self._declare_reliability(parameters.qos)
 
         compressed = parameters.output_transport != 'raw'
@@ -131,34 +134,65 @@ class Camera:
             self._unsubscribe()
             self._subscribe(wanted)
 
-    def has_publishers(self) -> bool:
-        """Whether anybody publishes what this camera needs."""
-        return self._node.count_publishers(self._topic) > 0
+    def look(self) -> topics.View:
+        """What the graph says of this camera now."""
+        node = self._node
+        publishers = topics.of_type(
+            node.get_publishers_info_by_topic(self._topic), self._input_type
+        )
+        troubles = {}
+        if len(publishers) > 1:
+            troubles['several cameras'] = (
+                f'{len(publishers)} publishers on {self.topic} ({topics.nodes_of(publishers)}): '
+                'their frames are mixed, stop or remap all but one'
+            )
+        for created_as, publisher in self._created.items():
+            if text := topics.unfit_listeners(node, created_as, publisher):
+                troubles[f'QoS of a listener to {publisher.topic_name}'] = text
+        elsewhere = topics.listeners_elsewhere(node, self.images.topic_name)
+        if elsewhere and not self.images.get_subscription_count():
+            troubles['listener elsewhere'] = elsewhere
+        info_topic = node.resolve_topic_name(self._info_topic)
+        if self.infos.get_subscription_count() and not node.count_publishers(info_topic):
+            troubles['no camera_info'] = (
+                f'nobody publishes {info_topic}, so {self.infos.topic_name} stays silent: remap '
+                'camera_info'
+            )
+        return topics.View(
+            self.topic,
+            topics.why_silent(node, self.topic, publishers, self._input_type),
+            topics.unfit_publishers(node, self._topic, publishers),
+            troubles,
+        )
 
     def camera_info_of(self, stamp: Stamp, size: tuple[int, int] | None) -> CameraInfo | None:
         """The camera info with this stamp, or else the latest one, restamped.
 
-        :param size: height and width of the image, if known; the latest one has to have it.
+        :param size: height and width of the image, if known. An info of another size is none.
         """
-        exact = self._infos.get(stamp)
+        info = self._infos.get(stamp)
         latest = next(reversed(list(self._infos.values())), None)
-        if exact is not None or latest is None:
-            return exact
-        if size is not None and (latest.height, latest.width) not in (size, (0, 0)):
-            return None
-        restamped = copy.deepcopy(latest)
-        restamped.header.stamp.sec, restamped.header.stamp.nanosec = stamp
-        return restamped
+        if info is None and latest is not None:
+            info = copy.deepcopy(latest)
+            info.header.stamp.sec, info.header.stamp.nanosec = stamp
+        if info is None or size is None or _describes(info, size):
+            self.health.camera_info = ''
+            return info
+        self.health.camera_info = (
+            f'camera_info is of {info.width}x{info.height} and the images are of '
+            f'{size[1]}x{size[0]}: it is not republished'
+        )
+        return None
 
     def destroy(self) -> None:
-        """Leave nothing behind on the node."""
+        """Leave nothing behind on the node, and let go of the model."""
         self.review(active=False)
         for worker in (self.detections, self.detections_raw):
             if worker is not None:
                 worker.close()
-        publishers = (self.images, self.infos, self.degradations)
-        for publisher in (*publishers, self.heat_maps, self.side_by_sides):
+        for publisher in self._created.values():
             self._node.destroy_publisher(publisher)
+        self.stream = self.detections = self.detections_raw = None  # whoever holds a camera
 
     def _subscribe(self, reliability: ReliabilityPolicy | None) -> None:
         self._subscribed_as = reliability
@@ -170,11 +204,11 @@ class Camera:
         events = _events(
             SubscriptionEventCallbacks,
             message_lost=self._on_message_lost,
-            incompatible_qos=self._on_incompatible,
+            incompatible_qos=lambda _: self._on_change(),
             matched=lambda _: self._on_change(),
         )
         infos = self._node.create_subscription(
-            CameraInfo, f'{self._prefix}camera_info', self._on_camera_info, INFO_PROFILE
+            CameraInfo, self._info_topic, self._on_camera_info, INFO_PROFILE
         )
         self._subscriptions.append(infos)
         images = _with_events(
@@ -201,8 +235,21 @@ class Camera:
         topic = f'{self._prefix}{topic}'
         return self._node.resolve_topic_name(topic) + '/compressed' if compressed else topic
 
+    def _beside_the_image(self) -> str:
+        """Name of the camera info's topic, as image_transport has it.
+
+        Where only the image is remapped its camera info goes with it.
+        """
+        image, info = f'{self._prefix}image_raw', f'{self._prefix}camera_info'
+        resolve = self._node.resolve_topic_name
+        resolved = resolve(image)
+        stays = resolve(info) == resolve(info, only_expand=True)
+        if stays and resolved != resolve(image, only_expand=True):
+            return f'{resolved.rpartition("/")[0]}/camera_info'
+        return info
+
     def _publisher(self, kind: type, topic: str) -> Any:
-        return _with_events(
+        self._created[topic] = _with_events(
             self._node.create_publisher,
             kind,
             topic,
@@ -210,15 +257,14 @@ class Camera:
             event_callbacks=self._matched(),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
+        return self._created[topic]
 
     def _matched(self) -> PublisherEventCallbacks:
         return _events(PublisherEventCallbacks, matched=lambda _: self._on_change())
 
     def _has_listeners(self) -> bool:
-        publishers = (self.images, self.infos, self.degradations)
-        publishers += (self.heat_maps, self.side_by_sides)
         workers = (self.detections, self.detections_raw)
-        return any(p.get_subscription_count() for p in publishers) or any(
+        return any(p.get_subscription_count() for p in self._created.values()) or any(
             worker is not None and worker.has_listeners() for worker in workers
         )
 
@@ -249,7 +295,9 @@ class Camera:
         """
         if self._qos != 'auto':
             return RELIABILITY[self._qos]
-        publishers = self._node.get_publishers_info_by_topic(self._topic)
+        publishers = topics.of_type(
+            self._node.get_publishers_info_by_topic(self._topic), self._input_type
+        )
         if not publishers and self._subscribed_as is None:
             waited = time.monotonic() - self.needed_since
             return ReliabilityPolicy.BEST_EFFORT if waited > WAIT_FOR_CAMERA else None
@@ -268,11 +316,15 @@ class Camera:
         self._infos = infos
 
     def _on_message_lost(self, event: Any) -> None:
-        self.health.lost += event.total_count_change
+        self.health.lose(event.total_count_change)
 
-    def _on_incompatible(self, event: Any) -> None:
-        self.health.incompatible = True
-        self._on_change()
+
+def _describes(info: CameraInfo, size: tuple[int, int]) -> bool:
+    """Whether a camera info is of images of this height and width; uncalibrated fits all."""
+    whole = (info.height, info.width)
+    region = (info.roi.height, info.roi.width) if info.roi.height and info.roi.width else whole
+    binned = (region[0] // max(1, info.binning_y), region[1] // max(1, info.binning_x))
+    return whole == (0, 0) or size in (whole, region, binned)
 
 
 def _events(kind: type, **callbacks: Callable[[Any], None]) -> Any:

@@ -10,6 +10,7 @@ from dap_led_ros import image_codec
 from dap_led_ros.nodes.parameters import Parameters
 
 Message = Image | CompressedImage
+HEADER = 65536  # bytes in which a JPEG or PNG says its size
 
 
 def decode(message: Message) -> tuple[np.ndarray, str]:
@@ -51,6 +52,14 @@ def can_go_as_it_came(message: Message, wanted: Parameters) -> bool:
         return not wanted.output_encoding
     encoding = wanted.output_encoding or image_codec.output_encoding(message.encoding)
     return message.encoding == encoding
+
+
+def size_of(message: Message) -> tuple[int, int] | None:
+    """Height and width as the message says them, undecoded; None: it does not."""
+    if isinstance(message, Image):
+        return message.height, message.width
+    height, width = image_codec.promised_size(bytes(message.data[:HEADER]))
+    return (height, width) if height and width else None
 
 
 def stamp_ns(message: Message) -> int:
