@@ -76,7 +76,7 @@ setup(
     },
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{package_name}']),
-        (f'share/{package_name}', ['package.xml']),
+        (f'share/{package_name}', ['package.xml', 'README.md']),
         (f'share/{package_name}/launch', glob('launch/*.launch.py')),
         (f'share/{package_name}/config', glob('config/*')),
     ],

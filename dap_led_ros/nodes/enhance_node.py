@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from std_srvs.srv import SetBool
 
 from dap_led_ros.inference import Enhancer
 from dap_led_ros.nodes import detections, findings, parameters, running
+from dap_led_ros.nodes.arguments import usage, warn_of_misfits
 from dap_led_ros.nodes.camera import Camera
 from dap_led_ros.nodes.frames import Frames
 from dap_led_ros.nodes.health import Counts, Engine
@@ -36,6 +38,15 @@ from dap_led_ros.nodes.parameters import Parameters
 
 LOG_PERIOD = 60.0  # seconds between log lines of the same kind of trouble
 NEWER = 'a newer one came before the worker was free: the model is too slow'
+TOPICS = """\
+  image_raw, image_raw/compressed   in: one of them, see input_transport
+  camera_info                       in, optional; beside the image where only that is remapped
+  enhanced/image_raw[/compressed]   out: the enhanced frames
+  enhanced/camera_info              out, with each frame
+  enhanced/degradation              out: low light and blur of what came in, 0 to 1
+  enhanced/side_by_side, enhanced/heat_map   out, to look at
+  detections, detections/image      out, with detect.enabled
+  /diagnostics                      out: what is wrong, at 1 Hz"""
 FIRST_RETRY, LAST_RETRY = 0.25, 30.0  # seconds without the network after a failure
 PATIENCE, LAST_PATIENCE = 3.0, 10.0  # seconds for the worker's last frame; at the node's end
 
@@ -357,9 +368,10 @@ def run(make: Callable[[], EnhanceNode], arguments: list[str] | None) -> int:
 
     def begin() -> tuple[EnhanceNode, bool]:
         node = make()
+        warn_of_misfits(node, arguments)
         return node, not node.get_parameter('autostart').value or node.start()
 
-    begun = running.start('enhance', begin, arguments)
+    begun = running.start('enhance', begin, arguments, _usage)
     if isinstance(begun, int):
         return begun
     node, has_started = begun
@@ -374,6 +386,15 @@ def run(make: Callable[[], EnhanceNode], arguments: list[str] | None) -> int:
         os._exit(1)  # Python would abort on a thread that is still in the network
     running.end(node)
     return 0
+
+
+def _usage() -> str:
+    described = {
+        f'{parameters.ros_name(spec)} (default {spec.default!r})': spec.metadata['description']
+        for spec in fields(Parameters)
+    }
+    described['detect.*'] = 'Of the detector: see config/detect.yaml.'
+    return usage('enhance', TOPICS, described)
 
 
 if __name__ == '__main__':
