@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import operator
+import re
 import struct
 import sys
 from typing import Any, NamedTuple
@@ -98,10 +99,13 @@ _YUV_FROM_RGB /= 255
 
 _PNG = b'\x89PNG\r\n\x1a\n'
 _JPEG = b'\xff\xd8\xff'
-_JPEG_END = b'\xff\xd9'
+_JPEG_SEGMENT = re.compile(rb'\xff([^\x00\xff])')
+_JPEG_ALONE = (0x01, *range(0xD0, 0xD8))  # markers within a scan, without a segment
 # DEFLATE packs 1032 bytes into one, JPEG less. A header that promises more lies, and OpenCV would
 # allocate what it promises.
 _MOST_PIXELS_PER_BYTE = 1032
+MOST_PIXELS = 2**26
+"""Pixels of a frame, 8192x8192: larger ones are refused before anything is allocated for them."""
 
 
 def decode(message: Any) -> np.ndarray:
@@ -264,11 +268,17 @@ def _fields(message: Any) -> tuple[int, int, int, np.ndarray]:
     encoding = message.encoding
     layout = _LAYOUTS.get(encoding, _Layout(np.uint8, 1))
     row = width * layout.channels * np.dtype(layout.dtype).itemsize
+    if not data.size:
+        raise MalformedImageError(
+            f'malformed message: {width}x{height} {_short(encoding)} has no data: does the camera '
+            'deliver?'
+        )
     if min(height, width) < 1 or step < row or data.size < _rows(encoding, height) * step:
         raise MalformedImageError(
             f'malformed message: {width}x{height} {_short(encoding)} with step {step} cannot have '
             f'{data.size} bytes of data'
         )
+    check_size(height, width)
     if not _has_whole_colours(encoding, height, width):
         raise MalformedImageError(
             f'malformed message: {width}x{height} {encoding} cannot be: YUV needs even sides'
@@ -314,24 +324,59 @@ def _to_yuv(frame: np.ndarray, encoding: str) -> np.ndarray:
 
 
 def _decompress(data: bytes, format: str) -> np.ndarray:
-    """(H, W) or (H, W, channels) of a JPEG or PNG, as OpenCV has them."""
+    """(H, W) or (H, W, channels) of a JPEG or PNG, as OpenCV has them.
+
+    What lies behind its end is not read: cameras that reuse a buffer send zeros there, or what is
+    left of an older frame.
+    """
     if not data.startswith((_JPEG, _PNG)):
         raise UnsupportedEncodingError(
             f'compressed image of format {_short(format)} cannot be enhanced: use JPEG or PNG'
         )
     image = None
     height, width = promised_size(data)
-    # A JPEG without its end would be grey from somewhere on.
-    whole = data.startswith(_PNG) or _JPEG_END in data[len(data) // 2 :]
-    if whole and 0 < height * width <= len(data) * _MOST_PIXELS_PER_BYTE:
+    check_size(height, width)
+    # Cut short, it would be grey from somewhere on.
+    end = _end_of_jpeg(data) if data.startswith(_JPEG) else data.rfind(b'IEND') + 8
+    if 0 < height * width <= end * _MOST_PIXELS_PER_BYTE and end > 8:
         with contextlib.suppress(cv2.error):
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+            whole = np.frombuffer(data, np.uint8, min(end, len(data)))
+            image = cv2.imdecode(whole, cv2.IMREAD_UNCHANGED)
     if image is None:
         raise MalformedImageError(
             f'malformed compressed message: {width}x{height} of format {_short(format)} cannot be '
             f'made of its {len(data)} bytes of data'
         )
     return image
+
+
+def check_size(height: int, width: int) -> None:
+    """Refuse a size that would take gigabytes.
+
+    :raises MalformedImageError: more than MOST_PIXELS.
+    """
+    if height * width > MOST_PIXELS:
+        raise MalformedImageError(
+            f'malformed message: {width}x{height} is more than the {MOST_PIXELS} pixels that are '
+            'decoded at most'
+        )
+
+
+def _end_of_jpeg(data: bytes) -> int:
+    """Bytes of a JPEG up to its end-of-image marker; 0 where it is cut short.
+
+    A marker within a header's segment, such as a thumbnail's, or of another frame is none.
+    """
+    position = 2
+    while found := _JPEG_SEGMENT.search(data, position):
+        kind, position = found[1][0], found.end()
+        if kind == 0xD9:
+            return position
+        if kind == 0xD8 or position + 2 > len(data):  # another frame begins
+            return 0
+        if kind not in _JPEG_ALONE:
+            position += int.from_bytes(data[position : position + 2], 'big')
+    return 0
 
 
 def promised_size(data: bytes) -> tuple[int, int]:
