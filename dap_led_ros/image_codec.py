@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+from dap_led_ros.bit_depth import BitDepth, narrow
+
 
 class ImageError(ValueError):
     """A message that cannot be decoded, or a frame that cannot be encoded as asked."""
@@ -108,11 +110,12 @@ MOST_PIXELS = 2**26
 """Pixels of a frame, 8192x8192: larger ones are refused before anything is allocated for them."""
 
 
-def decode(message: Any) -> np.ndarray:
+def decode(message: Any, depth: BitDepth | None = None) -> np.ndarray:
     """(H, W, 3) RGB of an Image message: uint8, or uint16 where the encoding has 16 bits.
 
     Row padding (step) and is_bigendian are honoured. The array may be a view of the message.
 
+    :param depth: of the camera, to scale 16-bit frames of fewer bits to the full range.
     :raises ImageError: one of its three kinds; the text says what is wrong.
     """
     encoding = message.encoding
@@ -122,7 +125,7 @@ def decode(message: Any) -> np.ndarray:
         if encoding.startswith(_NOT_PICTURES):
             raise NotAPictureError(f'encoding {_short(encoding)} is not colour or grey')
         return _decode_with_cv_bridge(message)
-    pixels, to_rgb = _pixels(message), _LAYOUTS[encoding].to_rgb
+    pixels, to_rgb = _full(_pixels(message), message, depth), _LAYOUTS[encoding].to_rgb
     return pixels if to_rgb is None else cv2.cvtColor(pixels, to_rgb)
 
 
@@ -136,13 +139,16 @@ def output_encoding(encoding: str) -> str:
     return 'rgb16' if encoding in ENCODINGS and encoding.endswith('16') else 'rgb8'
 
 
-def encode(frame: np.ndarray, encoding: str, message: Any, source: Any = None) -> None:
+def encode(
+    frame: np.ndarray, encoding: str, message: Any, source: Any = None, bits: int = 16
+) -> None:
     """Fill a fresh Image message with a frame; its header is left alone.
 
     :param frame: (H, W, 3) RGB, uint8 or uint16; brought to the bits of the encoding, rounded.
     :param encoding: one of WRITABLE.
     :param source: the Image message that the frame came from: its transparency, if it has any, is
         kept. Without it pictures are opaque.
+    :param bits: significant ones of a 16-bit encoding, 8 to 16, as BitDepth.bits has them.
     :raises UnsupportedEncodingError: the encoding cannot be written, or not in this size.
     """
     height, width = frame.shape[:2]
@@ -152,7 +158,7 @@ def encode(frame: np.ndarray, encoding: str, message: Any, source: Any = None) -
             f'{", ".join(WRITABLE)}; YUV needs even sides'
         )
     layout = _LAYOUTS[encoding]
-    frame = _to_depth(frame, layout.dtype)
+    frame = _to_depth(frame, layout.dtype, bits)
     if encoding in _YUV:
         frame = _to_yuv(frame, encoding)
     elif layout.from_rgb is not None:
@@ -168,13 +174,14 @@ def encode(frame: np.ndarray, encoding: str, message: Any, source: Any = None) -
     message.data.frombytes(np.ascontiguousarray(frame).view(np.uint8).data)
 
 
-def decode_compressed(message: Any) -> tuple[np.ndarray, str]:
+def decode_compressed(message: Any, depth: BitDepth | None = None) -> tuple[np.ndarray, str]:
     """(H, W, 3) RGB of a CompressedImage message, and the encoding of the raw image it stands for.
 
     JPEG (uint8) and PNG (uint8 or uint16) are told apart by their data. The encoding is the one
     that the message's format begins with, as image_transport writes it ('rgb8; jpeg compressed
     bgr8'), if encode() can write that; else it follows from the picture: bgr8, mono16 ...
 
+    :param depth: as of decode().
     :raises ImageError: one of its three kinds; the text says what is wrong.
     """
     try:
@@ -189,7 +196,7 @@ def decode_compressed(message: Any) -> tuple[np.ndarray, str]:
     no_picture = encoding.startswith(_NOT_PICTURES) and encoding not in _LAYOUTS
     if no_picture or compression.startswith('compressedDepth'):
         raise NotAPictureError(f'format {_short(message.format)} is not colour or grey')
-    image = _decompress(data, message.format)
+    image = _full(_decompress(data, message.format), message, depth)
     known, bits = _LAYOUTS.get(encoding), 8 * image.itemsize
     if image.ndim == 2:
         # A PNG may hold a Bayer mosaic as it is; for JPEG image_transport makes it grey.
@@ -207,7 +214,12 @@ def decode_compressed(message: Any) -> tuple[np.ndarray, str]:
 
 
 def encode_compressed(
-    frame: np.ndarray, format: str, message: Any, quality: int = 95, encoding: str = 'bgr8'
+    frame: np.ndarray,
+    format: str,
+    message: Any,
+    quality: int = 95,
+    encoding: str = 'bgr8',
+    bits: int = 16,
 ) -> None:
     """Fill a fresh CompressedImage message with a frame; its header is left alone.
 
@@ -216,6 +228,7 @@ def encode_compressed(
     :param quality: of JPEG, 1 to 100.
     :param encoding: one of WRITABLE, of the raw image that this stands for. Grey stays grey;
         transparency is left out, as image_transport does.
+    :param bits: as of encode().
     :raises UnsupportedEncodingError: the encoding or the format cannot be written.
     """
     if format not in FORMATS or encoding not in WRITABLE:
@@ -229,7 +242,7 @@ def encode_compressed(
     dtype = np.uint8 if format == 'jpeg' else layout.dtype
     grey = layout.from_rgb == cv2.COLOR_RGB2GRAY
     image = cv2.cvtColor(
-        _to_depth(frame, dtype), cv2.COLOR_RGB2GRAY if grey else cv2.COLOR_RGB2BGR
+        _to_depth(frame, dtype, bits), cv2.COLOR_RGB2GRAY if grey else cv2.COLOR_RGB2BGR
     )
     options = [cv2.IMWRITE_JPEG_QUALITY, quality] if format == 'jpeg' else []
     _, data = cv2.imencode(f'.{format}', image, options)
@@ -298,12 +311,21 @@ def _has_whole_colours(encoding: str, height: int, width: int) -> bool:
     return encoding not in _YUV or width % 2 == 0
 
 
-def _to_depth(frame: np.ndarray, dtype: type) -> np.ndarray:
-    """The same brightness in uint8 or uint16, rounded."""
+def _full(pixels: np.ndarray, message: Any, depth: BitDepth | None) -> np.ndarray:
+    """Pixels in the full range of their type, where the depth of their camera is known."""
+    if depth is None or pixels.dtype != np.uint16:
+        return pixels
+    stamp = message.header.stamp
+    return depth.widen(pixels, stamp.sec * 10**9 + stamp.nanosec)
+
+
+def _to_depth(frame: np.ndarray, dtype: type, bits: int = 16) -> np.ndarray:
+    """The same brightness in uint8, or in uint16 of so many bits, rounded."""
+    if dtype == np.uint16:
+        wide = frame if frame.dtype == dtype else np.multiply(frame, 257, dtype=np.uint16)
+        return narrow(wide, bits)
     if frame.dtype == dtype:
         return frame
-    if dtype == np.uint16:
-        return np.multiply(frame, 257, dtype=np.uint16)
     return cv2.convertScaleAbs(frame, alpha=1 / 257)
 
 

@@ -25,7 +25,7 @@ from ros_graph import (
 )
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from dap_led_ros import image_codec
+from dap_led_ros import bit_depth, image_codec
 
 __all__ = ['graph', 'running']
 
@@ -71,6 +71,79 @@ def test_intrinsics_of_another_size_are_never_published(running, night):
         assert wait_until(lambda m=message: stamp(m) in camera.enhanced_infos, 1) == comes
     text = 'camera_info is of 640x480 and the images are of 64x48: it is not republished'
     assert camera.diagnosed(lambda s: text in s.message) is not None, node.log
+
+
+@pytest.mark.parametrize('encoding', ['mono16', 'bayer_rggb16'])
+def test_a_camera_of_twelve_bits_keeps_day_and_range(running, night, encoding):
+    """By day it passes, by night it is brightened in 0 to 4095; learned and said once."""
+    camera, node = running
+    dark, day = (cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.uint16) for frame in night)
+    day[:4, :4] = 255
+    dark, day = dark * 257 >> 4, day * 257 >> 4
+    for number, pixels in enumerate((day, dark, day, dark)):
+        message = image(pixels, encoding, number)
+        received = camera.send(message)
+        assert received is not None, node.log
+        assert received.encoding == image_codec.output_encoding(encoding)
+        shown = np.frombuffer(received.data, np.uint16)
+        assert shown.max() <= 4095
+        if pixels is dark:
+            assert shown.mean() > 2 * dark.mean()
+        elif encoding == 'mono16':
+            assert received == message
+        else:
+            plain = image_codec.decode(message)
+            assert np.abs(shown.astype(int) - plain.ravel()).max() <= 1
+    status = camera.diagnosed(lambda s: 'bits' in values(s))
+    assert values(status)['bits'] == '12 (learned)'
+    assert (values(status)['passed_through'], values(status)['enhanced']) == ('2', '2')
+    assert node.log.count('16-bit frames use 12 bits, 0 to 4095') == 1, node.log
+
+
+def test_bits_as_the_user_says(running, night):
+    """10 of them on the fly; counts pass through; a wrong one is refused with the right ones."""
+    camera, node = running
+    dark = cv2.cvtColor(night[0], cv2.COLOR_RGB2GRAY).astype(np.uint16)
+    assert camera.set(bits=10) == (True, '')
+    received = camera.send(image(dark * 257 >> 6, 'mono16', 1))
+    assert received is not None, node.log
+    shown = np.frombuffer(received.data, np.uint16)
+    assert shown.max() <= 1023
+    assert shown.mean() > 2 * (dark * 257 >> 6).mean()
+    assert camera.set(bits='counts') == (True, '')
+    thermal = image(7300 + dark, 'mono16', 2)
+    assert camera.send(thermal) == thermal, node.log
+    successful, reason = camera.set(bits=17)
+    assert not successful
+    assert "bits is '17': use one of auto, 8, 9, 10" in reason
+    status = camera.diagnosed(lambda s: 'passed_through: bits are counts' in values(s))
+    assert values(status)['received'] == '2'
+
+
+def test_bits_are_learned_upwards_and_never_within_a_scene():
+    picture = np.zeros((100, 100), np.uint16)
+    picture[0] = np.arange(100)
+    depth = bit_depth.BitDepth()
+    second = 10**9
+    assert depth.widen(picture, 0).max() == 99 << 6 | 99 >> 4
+    lamp = picture.copy()
+    lamp[0, 0] = 3000
+    assert depth.widen(lamp, second // 2)[0, 0] == 65535  # cut, in the same scene
+    assert depth.bits == 10
+    depth.widen(lamp, 9 * second)
+    assert depth.bits == 12
+    depth.widen(picture, 20 * second)
+    assert depth.bits == 12
+    depth.widen(picture + np.uint16(9000), 20 * second + 1)  # all of it: another scene
+    assert depth.bits == 14
+    for bits in range(8, 17):
+        ramp = np.arange(1 << bits, dtype=np.uint16)
+        wide = bit_depth.widen(ramp, bits)
+        assert (wide[0], wide[-1]) == (0, 65535)
+        assert np.array_equal(bit_depth.narrow(wide, bits), ramp)
+    aligned = bit_depth.BitDepth()
+    aligned.widen(picture << 4, 0)  # twelve bits at the upper end
+    assert aligned.bits == 16
 
 
 def test_jpeg_as_cameras_send_it(graph, start_node, night):

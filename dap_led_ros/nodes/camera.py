@@ -30,6 +30,7 @@ except ImportError:  # Humble
         UnsupportedEventTypeError,
     )
 
+from dap_led_ros.bit_depth import BitDepth
 from dap_led_ros.detection import Detector
 from dap_led_ros.inference.stream import Stream
 from dap_led_ros.nodes import topics
@@ -70,6 +71,7 @@ class Camera:
         self.name = name
         self.stream = stream
         self.health = Health()
+        self.depth = BitDepth(parameters.bits)
         self.waiting: tuple[Image | CompressedImage, float] | None = None
         """The newest frame that no one has taken yet, and when it came (monotonic)."""
         self.needed_since: float | None = None

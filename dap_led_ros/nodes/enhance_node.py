@@ -27,6 +27,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool
 
+from dap_led_ros.bit_depth import BitDepth
 from dap_led_ros.inference import Enhancer
 from dap_led_ros.nodes import detections, findings, parameters, running
 from dap_led_ros.nodes.arguments import usage, warn_of_misfits
@@ -252,6 +253,8 @@ class EnhanceNode(LifecycleNode):
         for camera in self.cameras:
             camera.stream.settings = changed.stream
             camera.due = 0.0  # of another max_rate
+            if camera.depth.setting != changed.bits:
+                camera.depth = BitDepth(changed.bits)
 
     def _review(self) -> None:
         for camera in self.cameras:
@@ -284,8 +287,8 @@ class EnhanceNode(LifecycleNode):
                 )
             report.status.append(status)
             for finding in found:
-                if finding.level != findings.OK and self._is_due(camera, finding.kind):
-                    self.get_logger().warning(f'{camera.topic}: {finding.text}')
+                if finding.level != findings.OK:
+                    self.remark(camera, finding.kind, finding.text)
         self._diagnostics.publish(report)
 
     # --- the worker's thread ------------------------------------------------------------------
@@ -348,6 +351,11 @@ class EnhanceNode(LifecycleNode):
         """Log each kind of trouble of a camera with its first frame and then once a minute."""
         if self._is_due(camera, kind):
             self.get_logger().error(f'{camera.topic}: {text}')
+
+    def remark(self, camera: Camera, kind: str, text: str) -> None:
+        """The same for what is no trouble yet."""
+        if self._is_due(camera, kind):
+            self.get_logger().warning(f'{camera.topic}: {text}')
 
     def _is_due(self, camera: Camera, kind: str) -> bool:
         now = time.monotonic()

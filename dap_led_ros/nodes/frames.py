@@ -13,6 +13,7 @@ import numpy as np
 from geometry_msgs.msg import Vector3Stamped
 
 from dap_led_ros import image_codec
+from dap_led_ros.bit_depth import AUTO, COUNTS, BitDepth
 from dap_led_ros.inference.enhancer import MIN_SIDE, Enhanced
 from dap_led_ros.nodes import debug_images, messages
 from dap_led_ros.nodes.camera import Camera
@@ -98,8 +99,9 @@ class Frames:
         as_it_came = messages.can_go_as_it_came(message, wanted)
         if not wanted.enabled and as_it_came and camera.detections is None:
             return Result(message, 'passed_through', 'disabled')
+        depth = camera.depth
         try:
-            frame, encoding = messages.decode(message)
+            frame, encoding = messages.decode(message, depth)
         except image_codec.UnsupportedEncodingError as error:
             if not as_it_came:
                 raise
@@ -108,6 +110,9 @@ class Frames:
             return Result(message, 'passed_through', 'encoding')
         encoding = wanted.output_encoding or encoding
         times['decode'] = (time.monotonic() - start) * 1e3
+        bits = 16
+        if frame.dtype == np.uint16:
+            bits = self._note_bits(camera, depth)
 
         enhanced, cause = None, self._why_not(camera, frame)
         if not cause:
@@ -115,7 +120,8 @@ class Frames:
         if cause and as_it_came:
             return Result(message, 'passed_through', cause, frame, enhanced)
         start = time.monotonic()
-        encoded = messages.encode(frame if cause else enhanced.frame, encoding, message, wanted)
+        shown = frame if cause else enhanced.frame
+        encoded = messages.encode(shown, encoding, message, wanted, bits)
         times['encode'] = (time.monotonic() - start) * 1e3
         outcome = 'passed_through' if cause else 'enhanced'
         return Result(encoded, outcome, cause, frame, enhanced)
@@ -137,10 +143,26 @@ class Frames:
             return enhanced, 'good' if enhanced.degradation else 'mode off or strength 0'
         return enhanced, ''
 
+    def _note_bits(self, camera: Camera, depth: BitDepth) -> int:
+        """Significant bits of a 16-bit frame; that they were learned is said once."""
+        bits = depth.bits
+        known = f'{bits} ({"learned" if depth.setting == AUTO else "as set"})'
+        is_news, camera.health.bits = known != camera.health.bits, known
+        if is_news and depth.setting == AUTO and bits < 16:
+            text = (
+                f'16-bit frames use {bits} bits, 0 to {(1 << bits) - 1}: they are scaled in and '
+                'back out. Set the parameter bits to what the camera has, or to counts if they '
+                'are measurements and no picture'
+            )
+            self._node.remark(camera, f'{bits} bits', text)
+        return bits
+
     def _why_not(self, camera: Camera, frame: np.ndarray) -> str:
         """Why the network shall not see this frame; empty if it shall."""
         if not self._node.wanted.enabled:
             return 'disabled'
+        if frame.dtype == np.uint16 and self._node.wanted.bits == COUNTS:
+            return 'bits are counts'
         if min(frame.shape[:2]) < MIN_SIDE:
             cause = f'smaller than {MIN_SIDE}x{MIN_SIDE}'
             height, width = frame.shape[:2]

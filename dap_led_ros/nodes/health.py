@@ -94,6 +94,8 @@ class Health:
     age_unknown: str = ''
     """Why there is no age; empty: there is, or no frame yet."""
     degradation: dict[str, float] = field(default_factory=dict)
+    bits: str = ''
+    """Significant bits of 16-bit frames, and how they are known."""
     lost: int = 0
     """Messages that the middleware lost on their way, so far."""
     lost_reported: int = 0
@@ -138,7 +140,8 @@ class Health:
     def forget(self) -> None:
         """Begin anew with what was true of a subscription; counts stay."""
         self.stages, self.degradation, self.drought = {}, {}, Drought()
-        self.age_unknown, self.camera_info, self.lost_unseen = '', '', 0
+        self.age_unknown = self.camera_info = ''
+        self.lost_unseen = 0
         self.age.clear()
 
     def add_times(self, milliseconds: dict[str, float]) -> None:
@@ -159,6 +162,7 @@ class Health:
             'in progress': str(self.counts.in_progress),
             **{cause: str(count) for cause, count in sorted(self.counts.causes().items())},
             'lost before the node': str(self.lost),
+            **({'bits': self.bits} if self.bits else {}),
             **{name: f'{score:.2f}' for name, score in self.degradation.items()},
         }
 

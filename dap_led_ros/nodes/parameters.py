@@ -22,6 +22,8 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from dap_led_ros import image_codec
+from dap_led_ros.bit_depth import AUTO
+from dap_led_ros.bit_depth import SETTINGS as BIT_SETTINGS
 from dap_led_ros.inference import weights
 from dap_led_ros.inference.backends.onnx import DEVICES
 from dap_led_ros.inference.enhancer import MIN_SIDE
@@ -36,7 +38,8 @@ _NAME = re.compile(r'([A-Za-z_]\w*(/[A-Za-z_]\w*)*)?')
 def _parameter(default: Any, description: str, **more: Any) -> Any:
     """Describe a parameter: allowed values, (least, most), and when it can change.
 
-    `changes` is 'always', 'unconfigured' (only while the node is not configured) or 'never'.
+    `changes` is 'always', 'unconfigured' (only while the node is not configured) or 'never';
+    `loose`: YAML may take a value for one of another type.
     """
     return field(default=default, metadata={'description': description, **more})
 
@@ -129,6 +132,7 @@ class Parameters:
         'auto (good frames pass through, bad ones are enhanced, between them it blends), always '
         'or off.',
         allowed=MODES,
+        loose=True,
     )
     strength: float = _parameter(
         _GATE.strength,
@@ -144,6 +148,13 @@ class Parameters:
         _GATE.enhance_above,
         'Mode auto: degradation above which a frame is enhanced at full strength.',
         limits=(0.0, 1.0),
+    )
+    bits: str = _parameter(
+        AUTO,
+        'Significant bits of 16-bit frames: auto (learned from the brightest pixel), 8 to 16, or '
+        'counts (they are measurements, such as thermal ones, and pass through).',
+        allowed=BIT_SETTINGS,
+        loose=True,
     )
     max_rate: float = _parameter(
         0.0,
@@ -260,8 +271,8 @@ def _descriptor(default: Any, metadata: Mapping[str, Any]) -> ParameterDescripto
     descriptor = ParameterDescriptor(
         description=metadata['description'],
         read_only=metadata.get('changes') == 'never',
-        # YAML, and so ROS's command line, takes a plain off for the boolean.
-        dynamic_typing='off' in metadata.get('allowed', ()),
+        # YAML, and so ROS's command line, takes a plain off for the boolean and 12 for a number.
+        dynamic_typing=metadata.get('loose', False),
     )
     if allowed := metadata.get('allowed'):
         descriptor.additional_constraints = 'One of: ' + ', '.join(map(repr, allowed))
@@ -292,4 +303,6 @@ def _value(node: Node, name: str) -> Any:
 def _converted(name: str, value: Any) -> Any:
     if name == 'mode' and value is False:
         return 'off'
+    if name == 'bits' and type(value) is int:
+        return str(value)
     return tuple(value) if isinstance(value, (list, tuple)) else value
