@@ -87,6 +87,15 @@ class Camera:
         self._created: dict[str, Any] = {}  # publishers by the names that they were created with
         self._subscribed_as: ReliabilityPolicy | None = None
 
+        try:
+            self._create(parameters)
+        except Exception:
+            self.destroy()
+            raise
+
+    def _create(self, parameters: Parameters) -> None:
+        """Settle the topics and create the publishers; raises as __init__()."""
+        node = self._node
         compressed = parameters.input_transport == 'compressed'
         self._input_type = CompressedImage if compressed else Image
         # As image_transport names it: beside the image's topic wherever that is remapped to.

@@ -153,7 +153,7 @@ class EnhanceNode(LifecycleNode):
             if entity is not None:
                 destroy(entity)
         self._own_timers = []
-        self._enable = self._diagnostics = self.enhancer = None
+        self._enable = self._diagnostics = self.enhancer = self._in_hand = None
         return super().on_cleanup(state)
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:

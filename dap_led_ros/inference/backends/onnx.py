@@ -124,6 +124,7 @@ class OnnxBackend:
         self._sizes: dict[tuple[int, ...], Slot] = {}
         self._lock = threading.Lock()
         self._runs = 0
+        self._recent: list[tuple[int, ...]] = []
         self.crowded: dict[tuple[int, ...], int] = {}
         """On a GPU: how many frames of a size found MOST_SIZES other sizes in use."""
         self._prior = self._open_prior() if 'heatmap' in inputs else None
@@ -149,8 +150,20 @@ class OnnxBackend:
         if self.guided:
             given['heatmap'] = self.heatmap(self._planes(frames)) if heatmap is None else heatmap
         if self.provider == 'CPUExecutionProvider':
-            return self._session.run(None, given)[0]
+            return self._session.run(None, given, self._after(frames.shape))[0]
         return self._run_fixed(given)
+
+    def _after(self, shape: tuple[int, ...]) -> Any:
+        """Options of a run: with a new size of frames, memory that other sizes took goes back."""
+        with self._lock:
+            is_new = shape not in self._recent
+            if is_new:
+                self._recent = [*self._recent[1 - MOST_SIZES :], shape]
+        if not is_new:
+            return None
+        options = self._runtime.RunOptions()
+        options.add_run_config_entry('memory.enable_memory_arena_shrinkage', 'cpu:0')
+        return options
 
     def _planes(self, frames: np.ndarray) -> np.ndarray:
         if not self.takes_frames:
@@ -246,6 +259,8 @@ class OnnxBackend:
                 for name, size in zip(one.shape, fixed[one.name].shape):
                     if isinstance(name, str):
                         options.add_free_dimension_override_by_name(name, size)
+        # Plans of memory are kept for each size that was ever seen, and take twice as much of it.
+        options.enable_mem_pattern = (wanted or self._wanted) != PROVIDERS['cpu']
         providers = [
             (name, provider_options(name, path, shape, graph)) for name in wanted or self._wanted
         ]
