@@ -20,6 +20,7 @@ THREADS = 2
 """Of one decoder or encoder: slices of one frame, which delays none."""
 KEYFRAME_EVERY = 30
 """Frames between keyframes of what is encoded: a new listener waits for the next."""
+_MISSING = 'Error constructing the frame RPS'  # FFmpeg's words for a loss in H.265
 _SLICE, _IDR, _SPS = 1, 5, 7  # H.264's types of units
 _HEVC_KEY = (*range(16, 22), 33)  # H.265's: pictures to enter at, and the sequence's header
 _CHROMA_PROFILES = (100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135)
@@ -87,9 +88,14 @@ class VideoDecoder:
         given.pts = index
         try:
             decoded = self._context.decode(given)
+            if any(frame.is_corrupt for frame in decoded):
+                raise ValueError('a picture is torn')
             frames = [frame.to_ndarray(format='rgb24') for frame in decoded]
         except (self._av.error.FFmpegError, ValueError, MemoryError) as error:
             self.waiting = True
+            if _MISSING in str(error):
+                self.lost += 1
+                return []
             raise MalformedImageError(f'malformed video: {error}') from None
         self.waiting = False
         self.sources = [frame.pts for frame in decoded]
@@ -100,7 +106,9 @@ class VideoDecoder:
         context = self._av.CodecContext.create(self._codec, 'r')
         context.thread_type, context.thread_count = 'SLICE', THREADS
         context.flags |= self._av.codec.context.Flags.low_delay
-        context.options = {'max_pixels': str(MOST_PIXELS)}
+        # A torn packet of H.264 is marked in its frame; of H.265 only this shows it.
+        detect = {'err_detect': 'explode'} if self._codec == 'hevc' else {}
+        context.options = {'max_pixels': str(MOST_PIXELS), **detect}
         self._context = context
 
     def _missing(self, packet: bytes, number: int | None) -> int:

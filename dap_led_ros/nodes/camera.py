@@ -35,11 +35,13 @@ from dap_led_ros.detection import Detector
 from dap_led_ros.inference.stream import Stream
 from dap_led_ros.nodes import topics
 from dap_led_ros.nodes.detections import DetectionWorker
-from dap_led_ros.nodes.health import Health
+from dap_led_ros.nodes.health import End, Health
 from dap_led_ros.nodes.parameters import Parameters
+from dap_led_ros.nodes.video import MESSAGES, VideoInput, VideoOutput, is_video, message_class
 
 CAMERA_INFOS_KEPT = 30
 DEPTH = 5  # deep enough that a burst reaches the node's own slot and counters
+PACKETS_DEPTH = 30  # of compressed pictures and videos, which are small and needed one by one
 RELIABILITY = {
     'sensor_data': ReliabilityPolicy.BEST_EFFORT,
     'best_effort': ReliabilityPolicy.BEST_EFFORT,
@@ -86,7 +88,9 @@ class Camera:
         self._subscriptions: list[Any] = []
         self._created: dict[str, Any] = {}  # publishers by the names that they were created with
         self._subscribed_as: ReliabilityPolicy | None = None
-
+        self._video: VideoInput | None = None
+        self._lost_in_videos = 0  # of those that are over
+        self.video_out: VideoOutput | None = None
         try:
             self._create(parameters)
         except Exception:
@@ -96,10 +100,11 @@ class Camera:
     def _create(self, parameters: Parameters) -> None:
         """Settle the topics and create the publishers; raises as __init__()."""
         node = self._node
-        compressed = parameters.input_transport == 'compressed'
-        self._input_type = CompressedImage if compressed else Image
+        transport = parameters.input_transport
+        self._input_type = _input_type(transport)
         # As image_transport names it: beside the image's topic wherever that is remapped to.
-        self._topic = self._relative('image_raw', compressed)
+        ending = '' if transport == 'raw' else f'/{transport}'
+        self._topic = self._relative('image_raw', ending)
         self.topic = node.resolve_topic_name(self._topic)
         self._info_topic = self._beside_the_image()
         self._qos = self._declare_reliability(parameters.qos)
@@ -107,8 +112,9 @@ class Camera:
         compressed = parameters.output_transport != 'raw'
         self.images = self._publisher(
             CompressedImage if compressed else Image,
-            self._relative('enhanced/image_raw', compressed),
+            self._relative('enhanced/image_raw', '/compressed' if compressed else ''),
         )
+        self.video_out = VideoOutput() if parameters.output_transport == 'h264' else None
         if self.images.topic_name == self.topic:
             raise ValueError(f'{self.topic} is both input and output: remap one of them')
         self.infos = self._publisher(CameraInfo, f'{self._prefix}enhanced/camera_info')
@@ -176,6 +182,30 @@ class Camera:
             troubles,
         )
 
+    def pictures_of(self, message: Any) -> tuple[list[Any], list[End]]:
+        """What waits for the worker: the message itself, or what a video's packet brings.
+
+        :returns: and how packets ended that brought nothing.
+        """
+        if not is_video(message):
+            return [message], []
+        if self._video is None:
+            try:
+                self._video = VideoInput()
+            except RuntimeError as error:
+                return [], [End('refused', 'no PyAV', str(error))]
+        made = self._video.take(message)
+        self.health.packets_lost = self._lost_in_videos + self._video.decoder.lost
+        return made
+
+    def end_video(self) -> None:
+        """The stream is over: what its decoder still has is dropped."""
+        video, self._video = self._video, None
+        if video is not None:
+            self._lost_in_videos += video.decoder.lost
+            for end in video.end():
+                self.health.ended(*end)
+
     def camera_info_of(self, stamp: Stamp, size: tuple[int, int] | None) -> CameraInfo | None:
         """The camera info with this stamp, or else the latest one, restamped.
 
@@ -204,12 +234,14 @@ class Camera:
         for publisher in self._created.values():
             self._node.destroy_publisher(publisher)
         self.stream = self.detections = self.detections_raw = None  # whoever holds a camera
+        self.video_out = None
 
     def _subscribe(self, reliability: ReliabilityPolicy | None) -> None:
         self._subscribed_as = reliability
         if reliability is None:
             return
-        profile = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=DEPTH, reliability=reliability)
+        depth = DEPTH if self._input_type is Image else PACKETS_DEPTH
+        profile = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=depth, reliability=reliability)
         # Reliability is settled: see _declare_reliability().
         kinds = (QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.DURABILITY)
         events = _events(
@@ -237,14 +269,15 @@ class Camera:
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
         if self._subscriptions:  # what was true of that camera
+            self.end_video()
             self.health.forget()
             self._infos = OrderedDict()
         self._subscriptions, self._subscribed_as = [], None
 
-    def _relative(self, topic: str, compressed: bool) -> str:
+    def _relative(self, topic: str, ending: str) -> str:
         """Name to create with, which remaps it; once remapped it could be hit a second time."""
         topic = f'{self._prefix}{topic}'
-        return self._node.resolve_topic_name(topic) + '/compressed' if compressed else topic
+        return self._node.resolve_topic_name(topic) + ending if ending else topic
 
     def _beside_the_image(self) -> str:
         """Name of the camera info's topic, as image_transport has it.
@@ -328,6 +361,16 @@ class Camera:
 
     def _on_message_lost(self, event: Any) -> None:
         self.health.lose(event.total_count_change)
+
+
+def _input_type(transport: str) -> type:
+    """Class of the messages of an input_transport.
+
+    :raises RuntimeError: its package, or PyAV, is missing.
+    """
+    if transport in MESSAGES:
+        return message_class(transport)
+    return CompressedImage if transport == 'compressed' else Image
 
 
 def _describes(info: CameraInfo, size: tuple[int, int]) -> bool:

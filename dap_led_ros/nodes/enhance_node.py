@@ -223,25 +223,37 @@ class EnhanceNode(LifecycleNode):
 
     # --- callbacks: quick, on the executor's thread -------------------------------------------
 
-    def _on_image(self, camera: Camera, message: Message) -> None:
-        now, rate = time.monotonic(), self.wanted.max_rate
+    def _on_image(self, camera: Camera, message: Any) -> None:
+        now = time.monotonic()
         with self.lock:
-            health = camera.health
-            health.arrived(now)
+            camera.health.arrived(now)
             if not self._active:
-                health.ended('dropped', 'node deactivated')
+                camera.health.ended('dropped', 'node deactivated')
                 return
-            if rate and now < camera.due:
-                health.ended('dropped', 'over max_rate')
-                return
-            if rate:
-                camera.due = max(camera.due, now - 1 / rate) + 1 / rate
-            if camera.waiting is not None:
-                health.ended('dropped', 'a newer one came', NEWER)
-            camera.waiting = message, now
-            self.lock.notify()
+        pictures, ends = camera.pictures_of(message)
+        with self.lock:
+            for end in ends:
+                camera.health.ended(*end)
+            for picture in pictures:
+                self._offer(camera, picture, now)
         # Gives the interpreter to the worker now; else it waits for the executor's round, 1 ms.
         time.sleep(1e-4)
+
+    def _offer(self, camera: Camera, message: Message, now: float) -> None:
+        """Put a frame into its camera's slot, with the lock held."""
+        rate = self.wanted.max_rate
+        if not self._active:
+            camera.health.ended('dropped', 'node deactivated')
+            return
+        if rate and now < camera.due:
+            camera.health.ended('dropped', 'over max_rate')
+            return
+        if rate:
+            camera.due = max(camera.due, now - 1 / rate) + 1 / rate
+        if camera.waiting is not None:
+            camera.health.ended('dropped', 'a newer one came', NEWER)
+        camera.waiting = message, now
+        self.lock.notify()
 
     def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> Any:
         (result,) = self.set_parameters([Parameter('enabled', value=request.data)])

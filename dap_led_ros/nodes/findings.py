@@ -59,7 +59,7 @@ def find(
     elif not limits.enabled:
         found.append(Finding(OK, 'disabled', 'disabled: frames pass through'))
     found.append(Finding(OK, 'rate', f'{rate(health.departures, now):.1f} frames/s'))
-    health.lost_reported = health.lost
+    health.lost_reported, health.packets_lost_reported = health.lost, health.packets_lost
     return found
 
 
@@ -116,6 +116,10 @@ def _of_the_input(
         yield Finding(STALE, 'silent', view.silent)
     if newly_lost:
         yield Finding(WARN, 'lost', f'{newly_lost} images lost: {LOSS_REMEDY}')
+    packets = health.packets_lost - health.packets_lost_reported
+    if packets:
+        text = f'{packets} video packets lost: nothing goes out until the next keyframe'
+        yield Finding(WARN, 'lost packets', text)
     if health.camera_info:
         yield Finding(WARN, 'camera_info of another size', health.camera_info)
 

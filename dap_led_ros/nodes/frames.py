@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from geometry_msgs.msg import Vector3Stamped
@@ -15,22 +15,14 @@ from geometry_msgs.msg import Vector3Stamped
 from dap_led_ros import image_codec
 from dap_led_ros.bit_depth import AUTO, COUNTS, BitDepth
 from dap_led_ros.inference.enhancer import MIN_SIDE, Enhanced
+from dap_led_ros.media import eight_bit
 from dap_led_ros.nodes import debug_images, messages
 from dap_led_ros.nodes.camera import Camera
-from dap_led_ros.nodes.health import DAY, in_words, why_no_age
+from dap_led_ros.nodes.health import DAY, End, in_words, why_no_age
 from dap_led_ros.nodes.messages import Message, stamp_ns
 
 if TYPE_CHECKING:
     from dap_led_ros.nodes.enhance_node import EnhanceNode
-
-
-class End(NamedTuple):
-    """What became of a frame, and why."""
-
-    outcome: str
-    cause: str = ''
-    text: str = ''
-    """The cause in a sentence."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +113,11 @@ class Frames:
             return Result(message, 'passed_through', cause, frame, enhanced)
         start = time.monotonic()
         shown = frame if cause else enhanced.frame
-        encoded = messages.encode(shown, encoding, message, wanted, bits)
+        if camera.video_out is None:
+            encoded = messages.encode(shown, encoding, message, wanted, bits)
+        else:
+            listeners = camera.images.get_subscription_count()
+            encoded = camera.video_out.encode(eight_bit(shown), message.header, listeners)
         times['encode'] = (time.monotonic() - start) * 1e3
         outcome = 'passed_through' if cause else 'enhanced'
         return Result(encoded, outcome, cause, frame, enhanced)

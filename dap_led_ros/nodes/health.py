@@ -10,6 +10,7 @@ import statistics
 import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 OUTCOMES = ('enhanced', 'passed_through', 'dropped', 'refused')
 DELIVERED = ('enhanced', 'passed_through')
@@ -53,6 +54,15 @@ class Counts:
     def __str__(self) -> str:
         parts = [f'{self.received} received', *(f'{self.of(name)} {name}' for name in OUTCOMES)]
         return ', '.join(parts)
+
+
+class End(NamedTuple):
+    """What became of a frame, and why."""
+
+    outcome: str
+    cause: str = ''
+    text: str = ''
+    """The cause in a sentence."""
 
 
 @dataclass
@@ -103,6 +113,9 @@ class Health:
     """Of them, those since a frame last came."""
     lost_at: float = 0.0
     """When the last was lost, monotonic."""
+    packets_lost: int = 0
+    """Packets of a video that were missing in it, so far."""
+    packets_lost_reported: int = 0
     failures: int = 0
     """Inferences that failed in a row."""
     error: str = ''
@@ -162,6 +175,7 @@ class Health:
             'in progress': str(self.counts.in_progress),
             **{cause: str(count) for cause, count in sorted(self.counts.causes().items())},
             'lost before the node': str(self.lost),
+            **({'lost video packets': str(self.packets_lost)} if self.packets_lost else {}),
             **({'bits': self.bits} if self.bits else {}),
             **{name: f'{score:.2f}' for name, score in self.degradation.items()},
         }

@@ -1,4 +1,4 @@
-"""Image and CompressedImage messages <-> frames, as the parameters want them."""
+"""Image messages of all kinds <-> frames, as the parameters want them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from std_msgs.msg import Header
 from dap_led_ros import image_codec
 from dap_led_ros.bit_depth import BitDepth
 from dap_led_ros.nodes.parameters import Parameters
+from dap_led_ros.nodes.video import Picture, is_video
 
-Message = Image | CompressedImage
+Message = Image | CompressedImage | Picture
 HEADER = 65536  # bytes in which a JPEG or PNG says its size
 
 
@@ -20,6 +21,8 @@ def decode(message: Message, depth: BitDepth) -> tuple[np.ndarray, str]:
     :param depth: of the camera; learns from the frame.
     :raises image_codec.ImageError: it is no picture that can be read.
     """
+    if isinstance(message, Picture):
+        return message.frame, 'bgr8'
     if isinstance(message, CompressedImage):
         return image_codec.decode_compressed(message, depth)
     return image_codec.decode(message, depth), image_codec.output_encoding(message.encoding)
@@ -57,8 +60,14 @@ def image(
 
 def can_go_as_it_came(message: Message, wanted: Parameters) -> bool:
     """Whether the message itself may go out: same transport, same encoding."""
+    if isinstance(message, Picture) or wanted.output_transport == 'h264':
+        return False
     if isinstance(message, CompressedImage):
-        return wanted.output_transport != 'raw' and not wanted.output_encoding
+        return (
+            wanted.output_transport != 'raw'
+            and not wanted.output_encoding
+            and not is_video(message)
+        )
     if wanted.output_transport != 'raw':
         return False
     if message.encoding not in image_codec.ENCODINGS:  # nobody knows a better one
@@ -69,6 +78,8 @@ def can_go_as_it_came(message: Message, wanted: Parameters) -> bool:
 
 def size_of(message: Message) -> tuple[int, int] | None:
     """Height and width as the message says them, undecoded; None: it does not."""
+    if isinstance(message, Picture):
+        return message.frame.shape[:2]
     if isinstance(message, Image):
         return message.height, message.width
     height, width = image_codec.promised_size(bytes(message.data[:HEADER]))

@@ -30,8 +30,8 @@ from dap_led_ros.inference.enhancer import MIN_SIDE
 from dap_led_ros.inference.stream import MODES, StreamSettings
 
 QOS = ('auto', 'sensor_data', 'reliable')
-INPUT_TRANSPORTS = ('raw', 'compressed')
-OUTPUT_TRANSPORTS = ('raw', 'jpeg', 'png')
+INPUT_TRANSPORTS = ('raw', 'compressed', 'ffmpeg', 'foxglove')
+OUTPUT_TRANSPORTS = ('raw', 'jpeg', 'png', 'h264')
 _NAME = re.compile(r'([A-Za-z_]\w*(/[A-Za-z_]\w*)*)?')
 
 
@@ -90,13 +90,15 @@ class Parameters:
     )
     input_transport: str = _parameter(
         'raw',
-        'raw (image_raw) or compressed (image_raw/compressed: JPEG or PNG).',
+        'raw (image_raw); compressed (image_raw/compressed: JPEG, PNG or, with PyAV, H.264 and '
+        'H.265); ffmpeg (image_raw/ffmpeg: FFMPEGPacket) or foxglove (image_raw/foxglove: '
+        'CompressedVideo), both with PyAV.',
         allowed=INPUT_TRANSPORTS,
         changes='unconfigured',
     )
     output_transport: str = _parameter(
         'raw',
-        'raw (enhanced/image_raw), or jpeg or png (enhanced/image_raw/compressed).',
+        'raw (enhanced/image_raw); jpeg, png or, with PyAV, h264 (enhanced/image_raw/compressed).',
         allowed=OUTPUT_TRANSPORTS,
         changes='unconfigured',
     )

@@ -15,6 +15,8 @@ from rclpy.qos import QoSCompatibility, qos_check_compatible
 TRANSPORTS = {
     'sensor_msgs/msg/Image': ('raw', ''),
     'sensor_msgs/msg/CompressedImage': ('compressed', '/compressed'),
+    'ffmpeg_image_transport_msgs/msg/FFMPEGPacket': ('ffmpeg', '/ffmpeg'),
+    'foxglove_msgs/msg/CompressedVideo': ('foxglove', '/foxglove'),
 }
 """input_transport for each type of message, and what its topic's name ends in."""
 MOST_NAMES = 3
