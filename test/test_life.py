@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip('rclpy', reason='no ROS 2 here: source one, or let make test install it')
 
-from conftest import wait_until
+from conftest import ros_environment, wait_until
 from lifecycle_msgs.msg import Transition
 from ros_graph import counts, graph, image
 
@@ -88,3 +88,20 @@ def test_a_camera_that_changes_its_size_often_has_bounded_memory(graph, start_no
     assert seen[-1] < 0.75 * max(seen)
     assert node.interrupt()[0] == 0
     assert counts(node.log)['enhanced'] == number
+
+
+@pytest.mark.slow
+def test_a_soak_accounts_for_every_frame(monkeypatch, capsys):
+    from dap_led_ros.nodes import benchmark
+
+    for name, value in ros_environment('soak').items():
+        monkeypatch.setenv(name, value)
+    assert benchmark.main(['soak', '--minutes', '1.5']) == 0
+    printed = capsys.readouterr().out
+    sent, bad = map(int, re.search(r'sent +(\d+) frames, (\d+) of them bad', printed).groups())
+    received, parts = re.search(r'the node +(\d+) received = (.*)', printed).groups()
+    ends = {name: int(count) for count, name in re.findall(r'(\d+) (\w+)', parts)}
+    assert sum(ends.values()) == int(received) <= sent
+    assert 0 < ends['refused'] <= bad
+    assert min(ends.values()) > 0
+    assert 'tracebacks in the log   0' in printed
