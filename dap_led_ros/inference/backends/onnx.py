@@ -21,6 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from dap_led_ros.inference import model_file
+
 PROVIDERS = {
     'cpu': ['CPUExecutionProvider'],
     'cuda': ['CUDAExecutionProvider', 'CPUExecutionProvider'],
@@ -96,6 +98,7 @@ class OnnxBackend:
         :raises FileNotFoundError: the prior is not beside the model.
         """
         self._runtime = runtime()
+        model_file.check(path)
         self._path, self._threads = path, threads
         self._wanted = wanted_providers(device)
         self._session = self._open(path)
@@ -275,6 +278,7 @@ class OnnxBackend:
             raise FileNotFoundError(
                 f'{self._path} needs {path.name} beside it: dap-led export writes both'
             )
+        model_file.check(path)
         # It takes frames of any size, for which TensorRT would build engines again and again.
         wanted = [name for name in self._wanted if not name.startswith('Tensorrt')]
         return self._open(path, wanted=wanted)
@@ -334,10 +338,10 @@ def provider_options(
         options = {'cudnn_conv_algo_search': 'HEURISTIC', 'use_tf32': '1'}
         return options | ({'enable_cuda_graph': '1'} if graph else {})
     if provider == 'TensorrtExecutionProvider' and shape:
-        folder = engine_folder(path, shape)
         try:
+            folder = engine_folder(path, shape)
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError:  # nowhere to keep the engine: build it at every start
+        except OSError:  # nowhere to keep the engine, or unwanted: build it at every start
             return {'trt_fp16_enable': '1'}
         return {
             'trt_fp16_enable': '1',
@@ -350,7 +354,12 @@ def provider_options(
 
 
 def engine_folder(path: Path, shape: tuple[int, ...]) -> Path:
-    """Where TensorRT keeps its engine of a model, at a shape, under the driver that runs now."""
+    """Where TensorRT keeps its engine of a model, at a shape, under the driver that runs now.
+
+    :raises OSError: the user wants nothing to be kept, by DAP_LED_CACHE=off.
+    """
+    if os.environ.get('DAP_LED_CACHE') == 'off':
+        raise OSError('DAP_LED_CACHE is off')
     cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
     content = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     size = 'x'.join(map(str, shape))
