@@ -19,7 +19,7 @@ _CROWD = 0.01
 
 
 def widen(pixels: np.ndarray, bits: int) -> np.ndarray:
-    """uint16 of so many bits (8 to 16) to all 16; what is brighter than they can be is cut."""
+    """uint16 of so many bits (8 to 16) to all 16; what is brighter is cut."""
     if bits == 16:
         return pixels
     shift = 16 - bits
@@ -62,13 +62,15 @@ class BitDepth:
     def _learn(self, pixels: np.ndarray, stamp_ns: int | None) -> None:
         brightest = int(pixels.max())
         needed = next(bits for bits in _USUAL if brightest < 1 << bits)
-        if needed < 16 and not np.bitwise_or.reduce(pixels, axis=None) & 0b11:
-            needed = 16  # aligned to the upper end: the lower bits are empty, not the upper ones
         gap = 0 if None in (stamp_ns, self._stamp_ns) else stamp_ns - self._stamp_ns
         is_new = pixels.shape != self._size or not 0 <= gap <= _GAP_NS
         self._stamp_ns, self._size = stamp_ns, pixels.shape
         if needed <= self._learned:
             return
-        beyond = np.count_nonzero(pixels >> self._learned) / pixels.size
-        if is_new or beyond > _CROWD:
-            self._learned = needed
+        if is_new or np.count_nonzero(pixels >> self._learned) > _CROWD * pixels.size:
+            self._learned = 16 if _is_aligned_up(pixels) else needed
+
+
+def _is_aligned_up(pixels: np.ndarray) -> bool:
+    """Whether fewer bits lie at the upper end, so that the lower ones are empty."""
+    return not np.bitwise_or.reduce(pixels, axis=None) & 0b11

@@ -106,8 +106,8 @@ _JPEG_ALONE = (0x01, *range(0xD0, 0xD8))  # markers within a scan, without a seg
 # DEFLATE packs 1032 bytes into one, JPEG less. A header that promises more lies, and OpenCV would
 # allocate what it promises.
 _MOST_PIXELS_PER_BYTE = 1032
-MOST_PIXELS = 2**26
-"""Pixels of a frame, 8192x8192: larger ones are refused before anything is allocated for them."""
+MOST_PIXELS = 2**25
+"""Pixels of a frame; 8K has fewer. Larger ones are refused before memory is taken for them."""
 
 
 def decode(message: Any, depth: BitDepth | None = None) -> np.ndarray:
@@ -312,7 +312,7 @@ def _has_whole_colours(encoding: str, height: int, width: int) -> bool:
 
 
 def _full(pixels: np.ndarray, message: Any, depth: BitDepth | None) -> np.ndarray:
-    """Pixels in the full range of their type, where the depth of their camera is known."""
+    """Pixels in the full range of their type, where their depth is known."""
     if depth is None or pixels.dtype != np.uint16:
         return pixels
     stamp = message.header.stamp

@@ -27,7 +27,7 @@ _CHROMA_PROFILES = (100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135
 
 
 def codec_of(format: str) -> str:
-    """FFmpeg's name of a message's format, such as 'h264' or 'hevc'; empty: it is no video."""
+    """FFmpeg's name of a message's format, 'h264' or 'hevc'; empty: it is no video."""
     words = format.lower().replace(';', ' ').replace('/', ' ').replace('_', ' ').split()
     return next((CODECS[word] for word in words if word in CODECS), '')
 
@@ -62,7 +62,7 @@ class VideoDecoder:
         self._in_step = 0  # numbers in a row that were one more than the number before
 
     def feed(self, packet: bytes, format: str, number: int | None = None) -> list[np.ndarray]:
-        """Frames, (H, W, 3) RGB uint8, that come with the next packet: one, or none yet.
+        """Frames, (H, W, 3) RGB uint8, that come with a packet: one, or none.
 
         :param format: of the message: h264, h265 or hevc, in any spelling of codec_of().
         :param number: counts the packets, where the message has such a field; shows losses.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +51,32 @@ def test_fifty_cycles_with_other_models_leave_nothing_behind(graph, start_node, 
     assert seen[-1][1:] == seen[9][1:], seen
     assert node.interrupt()[0] == 0
     assert counts(node.log)['enhanced'] == 50
+
+
+FREED = """
+import gc, weakref
+import rclpy
+from dap_led_ros.nodes.enhance_node import EnhanceNode
+gc.disable()
+rclpy.init(args=['--ros-args', '-p', 'warm_up:=[""]', '-p', 'autostart:=false'])
+node = EnhanceNode()
+for _ in range(2):
+    node.trigger_configure()
+    models = [weakref.ref(node.enhancer), weakref.ref(node.cameras[0].stream)]
+    node.trigger_activate()
+    node.trigger_deactivate()
+    assert all(model() is not None for model in models)
+    node.trigger_cleanup()
+    assert all(model() is None for model in models), gc.get_referrers(models[0]())
+"""
+
+
+def test_cleanup_frees_the_model_at_once(graph):
+    """Without the collector of cycles, which comes when it comes."""
+    done = subprocess.run(
+        [sys.executable, '-c', FREED], env=graph.variables, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_configures_that_fail_leave_nothing_behind(graph, start_node):

@@ -20,7 +20,7 @@ _VALUE = 2
 
 
 def check(path: Path) -> None:
-    """Refuse a file that is too large, and a graph that has too many nodes or reads elsewhere.
+    """Refuse a file too large, or a graph with too many nodes or weights elsewhere.
 
     :raises ValueError: see there.
     """

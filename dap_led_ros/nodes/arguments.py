@@ -102,7 +102,7 @@ def warn_of_misfits(node: Node, arguments: list[str] | None) -> None:
 
 
 def _given(arguments: list[str], own: str) -> Iterator[tuple[str, str, list[str] | None]]:
-    """Source, node name there, and names of parameters; None: of a file that is for others."""
+    """Source, node name there, names of parameters (None: the file is for others)."""
     for flag, value in pairwise(arguments):
         if flag in ('-p', '--param'):
             name = value.partition(':=')[0]
@@ -139,7 +139,7 @@ def _flat(prefix: str, parameters: Any) -> Iterator[str]:
 
 
 def _matches(pattern: str, name: str) -> bool:
-    """Whether a file's node name, with * for one part and ** for any, is that of a node."""
+    """Whether a node's name is a file's, where * is one part and ** any."""
     parts = {'*': '/[^/]+', '**': '(/[^/]+)*'}
     tokens = (parts.get(token, '/' + re.escape(token)) for token in pattern.split('/')[1:])
     return re.fullmatch(''.join(tokens), name) is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -63,11 +64,13 @@ class Camera:
         stream: Stream,
         on_image: Callable[[Camera, Image | CompressedImage], None],
         on_change: Callable[[], None],
+        lock: threading.Condition,
     ) -> None:
         """Create the publishers.
 
         :param on_image: called with each frame, on the executor's thread.
         :param on_change: called when somebody has come or gone on a topic: review() is due.
+        :param lock: guards the record, which the worker's thread writes, too.
         :raises ValueError: a reliability in qos_overrides that does not exist.
         """
         self.name = name
@@ -83,6 +86,7 @@ class Camera:
         self.detections: DetectionWorker | None = None
         self.detections_raw: DetectionWorker | None = None
         self._node, self._on_image, self._on_change = node, on_image, on_change
+        self._lock = lock
         self._prefix = f'{name}/' if name else ''
         self._infos: OrderedDict[Stamp, CameraInfo] = OrderedDict()
         self._subscriptions: list[Any] = []
@@ -198,7 +202,7 @@ class Camera:
         self.health.packets_lost = self._lost_in_videos + self._video.decoder.lost
         return made
 
-    def end_video(self) -> None:
+    def _end_video(self) -> None:
         """The stream is over: what its decoder still has is dropped."""
         video, self._video = self._video, None
         if video is not None:
@@ -269,13 +273,14 @@ class Camera:
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
         if self._subscriptions:  # what was true of that camera
-            self.end_video()
-            self.health.forget()
+            with self._lock:
+                self._end_video()
+                self.health.forget()
             self._infos = OrderedDict()
         self._subscriptions, self._subscribed_as = [], None
 
     def _relative(self, topic: str, ending: str) -> str:
-        """Name to create with, which remaps it; once remapped it could be hit a second time."""
+        """Name to create with; what is remapped already could be remapped a second time."""
         topic = f'{self._prefix}{topic}'
         return self._node.resolve_topic_name(topic) + ending if ending else topic
 
@@ -360,7 +365,8 @@ class Camera:
         self._infos = infos
 
     def _on_message_lost(self, event: Any) -> None:
-        self.health.lose(event.total_count_change)
+        with self._lock:
+            self.health.lose(event.total_count_change)
 
 
 def _input_type(transport: str) -> type:

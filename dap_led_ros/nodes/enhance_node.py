@@ -215,7 +215,7 @@ class EnhanceNode(LifecycleNode):
 
     def _add_camera(self, name: str, detector: detections.Detector | None) -> None:
         stream = self.enhancer.stream(self.wanted.stream)
-        camera = Camera(self, name, self.wanted, stream, self._on_image, self._review)
+        camera = Camera(self, name, self.wanted, stream, self._on_image, self._review, self.lock)
         self.cameras.append(camera)
         self._turns.append(camera)
         if detector is not None:
@@ -316,7 +316,7 @@ class EnhanceNode(LifecycleNode):
                 self.engine.busy_since = None
 
     def _take(self) -> tuple[Camera, Message, float] | None:
-        """Wait for a frame; None at the end. Whoever was served last is last in turn."""
+        """Wait for a frame; None at the end. Who was served last is last."""
         with self.lock:
 
             def ending() -> bool:  # or replaced, after a frame that took too long to wait for
@@ -333,7 +333,7 @@ class EnhanceNode(LifecycleNode):
             return camera, message, came
 
     def failed(self, camera: Camera, error: Exception) -> None:
-        """Leave the network alone for a while; move from a GPU that fails to the CPU."""
+        """Leave the network alone for a while; a failing GPU gives way to the CPU."""
         text = (str(error) or type(error).__name__).splitlines()[0]
         with self.lock:
             camera.health.failures += 1
@@ -360,7 +360,7 @@ class EnhanceNode(LifecycleNode):
         camera.health.retry_at = time.monotonic() + pause
 
     def complain(self, camera: Camera, kind: str, text: str) -> None:
-        """Log each kind of trouble of a camera with its first frame and then once a minute."""
+        """Log each kind of trouble with its first frame and then once a minute."""
         if self._is_due(camera, kind):
             self.get_logger().error(f'{camera.topic}: {text}')
 

@@ -66,7 +66,7 @@ def find(
 def status(
     name: str, topic: str, found: list[Finding], health: Health, engine: Engine
 ) -> DiagnosticStatus:
-    """One camera's status: the level of the worst finding, the texts of all that is wrong.
+    """One camera's status: the level of the worst finding, and all that is wrong.
 
     :param name: of the status; conventionally 'node: task'.
     """
@@ -101,7 +101,7 @@ def _of_the_output(health: Health, limits: Limits, now: float) -> Iterator[Findi
 def _of_the_input(
     health: Health, view: View, needed_since: float, limits: Limits, now: float
 ) -> Iterator[Finding]:
-    """Nothing comes, or not all of it; a loss explains silence, so it is said first."""
+    """Nothing comes, or not all; a loss explains silence, so it is first."""
     silence = now - max([needed_since, *list(health.arrivals)[-1:]])
     newly_lost = health.lost - health.lost_reported
     is_silent = silence > SILENCE

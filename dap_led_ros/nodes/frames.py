@@ -125,9 +125,12 @@ class Frames:
     def _enhance(
         self, camera: Camera, frame: np.ndarray, message: Message, times: dict[str, float]
     ) -> tuple[Enhanced | None, str]:
-        """The network's result, if it has one, and why the frame passes through all the same."""
+        """The network's result, if any, and why the frame passes through all the same."""
+        stream = camera.stream
+        if stream is None:  # this frame took so long that the node was cleaned up meanwhile
+            return None, 'node cleaned up'
         try:
-            enhanced = camera.stream.enhance(frame, stamp_ns(message))
+            enhanced = stream.enhance(frame, stamp_ns(message))
         except Exception as error:
             self._node.failed(camera, error)
             return None, 'failed'

@@ -82,7 +82,7 @@ class Drought:
         self.texts[outcome, cause] = text or cause
 
     def dominant(self) -> tuple[str, str]:
-        """(outcome: cause) of most of them, and how to say it: '50 of 50 refused: ...'."""
+        """What became of most, and in words: '50 of 50 refused: ...'."""
         (outcome, cause), count = self.ends.most_common(1)[0]
         share = f'{count} of {self.ends.total()} {outcome}'
         return f'{outcome}: {cause}', f'{share}: {self.texts[outcome, cause]}'
@@ -209,7 +209,7 @@ def why_no_age(stamp_ns: int, age: float, clock_ns: int) -> str:
 
 
 def in_words(age: float) -> str:
-    """Seconds as '2.5 s old', '3 days old', '56 years old', or 'ahead of the clock'."""
+    """Seconds as '2.5 s old', '3 days old' or '1.0 s ahead of the clock'."""
     if age < 0:
         return f'{in_words(-age).removesuffix(" old")} ahead of the clock'
     if age < DAY:

@@ -22,7 +22,7 @@ Made = TypeVar('Made')
 def start(
     name: str, make: Callable[[], Made], given: list[str] | None, usage: Callable[[], str]
 ) -> Made | int:
-    """Make a node, or what there is to it; else (it fails, Ctrl-C, --help) the exit status.
+    """Make a node; where it fails, and after Ctrl-C and --help, the exit status.
 
     :param given: arguments of the process; None: of sys.argv.
     """

@@ -113,7 +113,7 @@ class _Robot:
         self._step = probe.create_client(ChangeState, '/node/enhance/change_state')
 
     def live_a_round(self) -> None:
-        """About half a minute; ends with a node that has been made anew and sees frames."""
+        """About half a minute; ends with a node made anew that sees frames."""
         for scene in self._scenes:
             self._show(scene, 2.0)
         for size in SIZES:
@@ -181,7 +181,7 @@ class _Robot:
 
 
 def _bad_frames() -> Iterator[Image]:
-    """Depth, too little data, odd sides, no data, an encoding of nobody, and a tiny one."""
+    """Depth, too little data, odd sides, no data, an unknown encoding, a tiny one."""
     for encoding, height, width, step, size in (
         ('16UC1', 48, 64, 128, 48 * 128),
         ('rgb8', 48, 64, 192, 100),

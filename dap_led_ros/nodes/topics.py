@@ -52,7 +52,7 @@ def of_type(endpoints: Iterable[Any], kind: type) -> list[Any]:
 
 
 def why_silent(node: Node, topic: str, publishers: list[Any], kind: type) -> str:
-    """Why no image may come: nobody is there, another type is, or it is simply silent.
+    """Why no image may come: nobody is there, or another type, or it is silent.
 
     :param topic: resolved.
     :param publishers: those of the right type.
@@ -79,7 +79,7 @@ def unfit_publishers(node: Node, created_as: str, publishers: list[Any]) -> str:
 
 
 def unfit_listeners(node: Node, created_as: str, publisher: Any) -> str:
-    """What to say of listeners that ask for more than is offered, or other types; empty: none."""
+    """What to say of listeners that ask for more, or for other types; empty: none."""
     topic, kind = publisher.topic_name, type_name(publisher.msg_type)
     listeners = node.get_subscriptions_info_by_topic(created_as)
     own = _own(node, node.get_publishers_info_by_topic(created_as)) if listeners else []
@@ -98,7 +98,7 @@ def unfit_listeners(node: Node, created_as: str, publisher: Any) -> str:
 
 
 def listeners_elsewhere(node: Node, topic: str) -> str:
-    """What to say of listeners to the raw or the compressed topic, whichever is not published."""
+    """What to say of listeners to whichever of raw and compressed is not published."""
     raw = topic.removesuffix('/compressed')
     other, value = (f'{topic}/compressed', 'jpeg') if raw == topic else (raw, 'raw')
     listeners = [

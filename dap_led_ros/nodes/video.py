@@ -52,7 +52,7 @@ def message_class(transport: str) -> type:
 
 
 def is_video(message: Any) -> bool:
-    """Whether a message is a packet of a stream, and not a picture of its own."""
+    """Whether a message is a packet of a stream, not a whole picture."""
     return hasattr(message, 'pts') or bool(video_stream.codec_of(getattr(message, 'format', '')))
 
 
@@ -92,7 +92,7 @@ class VideoInput:
         return pictures, [self._give_up(source) for source in late]
 
     def end(self) -> list[End]:
-        """How the packets ended that are still in the decoder, of which nothing comes any more."""
+        """How the packets ended that are still in the decoder, which ends."""
         return [self._give_up(source) for source in list(self._pending)]
 
     def _give_up(self, source: int) -> End:
@@ -113,7 +113,7 @@ class VideoOutput:
         self._listeners = 0
 
     def encode(self, frame: np.ndarray, header: Header, listeners: int) -> CompressedImage:
-        """The packet of an (H, W, 3) RGB uint8 frame; a keyframe where a listener has come."""
+        """The packet of an (H, W, 3) RGB uint8 frame; a keyframe for new listeners."""
         if self._encoder is None or self._encoder.size != frame.shape[:2]:
             self._encoder = video_stream.VideoEncoder(*frame.shape[:2])
         has_come, self._listeners = listeners > self._listeners, listeners
