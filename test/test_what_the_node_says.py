@@ -157,6 +157,25 @@ def test_silence_is_explained_by_what_is_really_there(graph, start_node, night):
     del first, second
 
 
+def test_a_remap_to_the_compressed_topic_is_led_back(graph, start_node):
+    """The ending belongs to the transport, whichever of the two is asked for."""
+    camera = graph.camera()
+    camera.create_publisher(CompressedImage, '/cam/image_raw/compressed', 5)
+    remap = ['-r', 'image_raw:=/cam/image_raw/compressed', '-p', 'warm_up:=[""]']
+    packed = ['-r', '__node:=packed', '-p', 'input_transport:=compressed']
+    nodes = [start_node('enhance', [*remap, *more], graph.variables) for more in ([], packed)]
+    carries = '/cam/image_raw/compressed carries sensor_msgs/CompressedImage'
+    for name, text in (
+        (
+            'enhance: camera',
+            f'{carries}: set input_transport to compressed and remap image_raw to',
+        ),
+        ('packed: camera', f'{carries}: remap image_raw to /cam/image_raw'),
+    ):
+        found = camera.diagnosed(lambda s, n=name, t=text: s.name == n and t in s.message)
+        assert found is not None, [node.log for node in nodes]
+
+
 def test_a_listener_that_gets_nothing_is_no_idleness(graph, start_node):
     """Its QoS does not fit, or it listens to the topic of another transport."""
     camera = graph.camera()

@@ -116,9 +116,10 @@ def listeners_elsewhere(node: Node, topic: str) -> str:
 
 def _elsewhere(node: Node, topic: str, kind: type) -> list[str]:
     """Where else there are images, and how to get them."""
+    endings = tuple(ending for _, ending in TRANSPORTS.values() if ending)
     base = topic
-    for _, ending in TRANSPORTS.values():
-        base = base.removesuffix(ending)
+    while base.endswith(endings):  # twice, where the ending was remapped, too
+        base = base.rpartition('/')[0]
     names = {topic, *(base + ending for _, ending in TRANSPORTS.values())}
     hints = []
     for name in sorted(names):
