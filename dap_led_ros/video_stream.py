@@ -52,11 +52,12 @@ class VideoDecoder:
         """Packets that were missing between those that came."""
         self.waiting = True
         """The next frame needs a keyframe: at the beginning, and after a loss."""
+        self.fed = 0
+        """Packets so far; the next one's number in `sources`."""
         self.sources: list[int] = []
         """Which packets the frames of the last feed() are of; the first that was fed is 0."""
         self._av = _av()
         self._codec, self._context = '', None
-        self._fed = 0
         self._gaps = _FrameNumbers()
         self._number: int | None = None
         self._in_step = 0  # numbers in a row that were one more than the number before
@@ -69,7 +70,7 @@ class VideoDecoder:
         :raises UnsupportedEncodingError: another format.
         :raises MalformedImageError: no such packet; the next frame needs a keyframe.
         """
-        index, self._fed, self.sources = self._fed, self._fed + 1, []
+        index, self.fed, self.sources = self.fed, self.fed + 1, []
         codec = codec_of(format)
         if not codec:
             raise UnsupportedEncodingError(f'video of format {format[:60]!r}: use H.264 or H.265')

@@ -33,6 +33,7 @@ def of_process(pid: int) -> tuple[float, int, int]:
     return resident / 1024, threads, len(os.listdir(f'/proc/{pid}/fd'))
 
 
+@pytest.mark.slow
 def test_fifty_cycles_with_other_models_leave_nothing_behind(graph, start_node, night):
     camera = graph.camera()
     arguments = ['-p', 'autostart:=false', '-p', 'warm_up:=["64x48"]', '-p', 'mode:=always']
@@ -86,17 +87,18 @@ def test_configures_that_fail_leave_nothing_behind(graph, start_node):
     arguments += ['-r', 'enhanced/image_raw:=image_raw']
     node = start_node('enhance', arguments, graph.variables)
     seen = []
-    for _ in range(30):
+    for _ in range(20):
         assert not camera.transition(UP[0])
         seen.append(of_process(node.process.pid))
     assert '/image_raw is both input and output' in node.log
     assert camera.count_publishers('image_raw') == 1  # the camera's own
     assert camera.count_publishers('enhanced/camera_info') == 0
-    print(f'30 failed configures: {seen[9]} -> {seen[-1]} (MB, threads, open files)')
+    print(f'20 failed configures: {seen[9]} -> {seen[-1]} (MB, threads, open files)')
     assert seen[-1][0] < seen[9][0] + 20, seen
     assert seen[-1][1:] == seen[9][1:], seen
 
 
+@pytest.mark.slow
 def test_a_camera_that_changes_its_size_often_has_bounded_memory(graph, start_node, night):
     """After five big formats and back there is less than the largest of them takes."""
     camera = graph.camera()

@@ -135,10 +135,11 @@ def test_messages_of_video_that_ros_has_not(graph, start_node, frames, video_msg
     images = camera.create_publisher(kind, f'/cam/image_raw/{transport}', 30)
     arguments = ['-r', 'image_raw:=/cam/image_raw', '-p', 'mode:=off']
     variables = {**graph.variables, **video_msgs}
-    lost = start_node('enhance', arguments, variables)
-    text = f'set input_transport to {transport}'
-    assert camera.diagnosed(lambda s: text in s.message) is not None, lost.log
-    assert lost.interrupt()[0] == 0
+    if transport == 'ffmpeg':
+        lost = start_node('enhance', arguments, variables)
+        text = '/cam/image_raw/ffmpeg carries ffmpeg_image_transport_msgs/FFMPEGPacket: set input'
+        assert camera.diagnosed(lambda s: text in s.message) is not None, lost.log
+        assert lost.interrupt()[0] == 0
     arguments += ['-p', f'input_transport:={transport}']
     node = start_node('enhance', arguments, variables)
     assert wait_until(lambda: images.get_subscription_count() == 1), node.log

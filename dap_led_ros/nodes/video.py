@@ -65,30 +65,27 @@ class VideoInput:
         :raises RuntimeError: PyAV is missing.
         """
         self.decoder = video_stream.VideoDecoder()
-        self._fed = 0
         self._pending: dict[int, Header] = {}
 
     def take(self, message: Any) -> tuple[list[Picture], list[End]]:
         """Pictures that come with the next packet, and how packets ended that brought none."""
         header, format, number = _fields(message)
-        self._pending[self._fed] = header
-        self._fed += 1
+        index = self.decoder.fed
         try:
             frames = self.decoder.feed(bytes(message.data), format, number)
         except Exception as error:  # whatever a decoder may raise, the node goes on
-            del self._pending[self._fed - 1]
             outcome = 'refused' if isinstance(error, ImageError) else 'dropped'
             return [], [*self.end(), End(outcome, type(error).__name__, str(error))]
         if self.decoder.waiting:
-            del self._pending[self._fed - 1]
             text = f'waiting for a keyframe ({self.decoder.lost} packets lost so far)'
             return [], [*self.end(), End('dropped', 'waiting for a keyframe', text)]
+        self._pending[index] = header
         pictures = [
             Picture(self._pending.pop(source), frame)
             for frame, source in zip(frames, self.decoder.sources)
             if source in self._pending
         ]
-        late = [source for source in self._pending if source < self._fed - MOST_DELAYED]
+        late = [source for source in self._pending if source <= index - MOST_DELAYED]
         return pictures, [self._give_up(source) for source in late]
 
     def end(self) -> list[End]:
