@@ -90,3 +90,13 @@ def test_parameters_that_reach_nothing_are_named_with_the_nearest_right_one(
         f'{mine} sets stength, which this node does not have: did you mean strength?',
         f'{mine} sets detect.enable, which this node does not have: did you mean detect.enabled?',
     ]
+
+
+def test_the_node_imports_no_torch_and_no_video(graph, start_node):
+    """Libraries that are mapped into the process of a node that runs."""
+    node = start_node('enhance', [], graph.variables)
+    assert wait_until(lambda: 'image_raw ->' in node.log), node.log
+    maps = Path(f'/proc/{node.process.pid}/maps').read_text()
+    assert 'onnxruntime' in maps
+    for heavy in ('/torch/', '/av/', '/av.libs/'):
+        assert heavy not in maps
