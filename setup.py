@@ -16,6 +16,8 @@ extras = {
     # reads and writes rosbag2 without a ROS installation, damaged and compressed ones too
     'bags': ['rosbags>=0.11,<0.12', 'mcap>=1.2,<2', 'zstandard>=0.20,<1'],
     'report': ['jinja2>=3.1,<4', 'plotly>=5,<8'],  # dap-led replay: one page, works offline
+    # H.264 and H.265 of cameras, and h264 out; its wheels bring FFmpeg with x264 (GPL)
+    'video': ['av>=12,<19'],
     'plot': ['matplotlib>=3.5,<4'],  # dap-led benchmark --plot
     'ray': ['ray>=2.9,<3'],  # dap-led replay --ray: bags and parts of them on a cluster
     # ROS 2 itself, for machines that have none (CPython 3.10 to 3.13, x86_64)
@@ -76,7 +78,7 @@ setup(
     },
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{package_name}']),
-        (f'share/{package_name}', ['package.xml']),
+        (f'share/{package_name}', ['package.xml', 'README.md']),
         (f'share/{package_name}/launch', glob('launch/*.launch.py')),
         (f'share/{package_name}/config', glob('config/*')),
     ],

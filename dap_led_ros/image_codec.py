@@ -10,12 +10,15 @@ from __future__ import annotations
 import contextlib
 import functools
 import operator
+import re
 import struct
 import sys
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+
+from dap_led_ros.bit_depth import BitDepth, narrow
 
 
 class ImageError(ValueError):
@@ -98,17 +101,21 @@ _YUV_FROM_RGB /= 255
 
 _PNG = b'\x89PNG\r\n\x1a\n'
 _JPEG = b'\xff\xd8\xff'
-_JPEG_END = b'\xff\xd9'
+_JPEG_SEGMENT = re.compile(rb'\xff([^\x00\xff])')
+_JPEG_ALONE = (0x01, *range(0xD0, 0xD8))  # markers within a scan, without a segment
 # DEFLATE packs 1032 bytes into one, JPEG less. A header that promises more lies, and OpenCV would
 # allocate what it promises.
 _MOST_PIXELS_PER_BYTE = 1032
+MOST_PIXELS = 2**25
+"""Pixels of a frame; 8K has fewer. Larger ones are refused before memory is taken for them."""
 
 
-def decode(message: Any) -> np.ndarray:
+def decode(message: Any, depth: BitDepth | None = None) -> np.ndarray:
     """(H, W, 3) RGB of an Image message: uint8, or uint16 where the encoding has 16 bits.
 
     Row padding (step) and is_bigendian are honoured. The array may be a view of the message.
 
+    :param depth: of the camera, to scale 16-bit frames of fewer bits to the full range.
     :raises ImageError: one of its three kinds; the text says what is wrong.
     """
     encoding = message.encoding
@@ -118,7 +125,7 @@ def decode(message: Any) -> np.ndarray:
         if encoding.startswith(_NOT_PICTURES):
             raise NotAPictureError(f'encoding {_short(encoding)} is not colour or grey')
         return _decode_with_cv_bridge(message)
-    pixels, to_rgb = _pixels(message), _LAYOUTS[encoding].to_rgb
+    pixels, to_rgb = _full(_pixels(message), message, depth), _LAYOUTS[encoding].to_rgb
     return pixels if to_rgb is None else cv2.cvtColor(pixels, to_rgb)
 
 
@@ -132,13 +139,16 @@ def output_encoding(encoding: str) -> str:
     return 'rgb16' if encoding in ENCODINGS and encoding.endswith('16') else 'rgb8'
 
 
-def encode(frame: np.ndarray, encoding: str, message: Any, source: Any = None) -> None:
+def encode(
+    frame: np.ndarray, encoding: str, message: Any, source: Any = None, bits: int = 16
+) -> None:
     """Fill a fresh Image message with a frame; its header is left alone.
 
     :param frame: (H, W, 3) RGB, uint8 or uint16; brought to the bits of the encoding, rounded.
     :param encoding: one of WRITABLE.
     :param source: the Image message that the frame came from: its transparency, if it has any, is
         kept. Without it pictures are opaque.
+    :param bits: significant ones of a 16-bit encoding, 8 to 16, as BitDepth.bits has them.
     :raises UnsupportedEncodingError: the encoding cannot be written, or not in this size.
     """
     height, width = frame.shape[:2]
@@ -148,7 +158,7 @@ def encode(frame: np.ndarray, encoding: str, message: Any, source: Any = None) -
             f'{", ".join(WRITABLE)}; YUV needs even sides'
         )
     layout = _LAYOUTS[encoding]
-    frame = _to_depth(frame, layout.dtype)
+    frame = _to_depth(frame, layout.dtype, bits)
     if encoding in _YUV:
         frame = _to_yuv(frame, encoding)
     elif layout.from_rgb is not None:
@@ -164,13 +174,14 @@ def encode(frame: np.ndarray, encoding: str, message: Any, source: Any = None) -
     message.data.frombytes(np.ascontiguousarray(frame).view(np.uint8).data)
 
 
-def decode_compressed(message: Any) -> tuple[np.ndarray, str]:
+def decode_compressed(message: Any, depth: BitDepth | None = None) -> tuple[np.ndarray, str]:
     """(H, W, 3) RGB of a CompressedImage message, and the encoding of the raw image it stands for.
 
     JPEG (uint8) and PNG (uint8 or uint16) are told apart by their data. The encoding is the one
     that the message's format begins with, as image_transport writes it ('rgb8; jpeg compressed
     bgr8'), if encode() can write that; else it follows from the picture: bgr8, mono16 ...
 
+    :param depth: as of decode().
     :raises ImageError: one of its three kinds; the text says what is wrong.
     """
     try:
@@ -178,10 +189,14 @@ def decode_compressed(message: Any) -> tuple[np.ndarray, str]:
         encoding, compression = (part.strip() for part in (message.format + ';').split(';')[:2])
     except (TypeError, ValueError, BufferError) as error:
         raise MalformedImageError(f'malformed compressed message: {error}') from None
+    if not data:
+        raise MalformedImageError(
+            'malformed compressed message: the message has no data: does the camera deliver?'
+        )
     no_picture = encoding.startswith(_NOT_PICTURES) and encoding not in _LAYOUTS
     if no_picture or compression.startswith('compressedDepth'):
         raise NotAPictureError(f'format {_short(message.format)} is not colour or grey')
-    image = _decompress(data, message.format)
+    image = _full(_decompress(data, message.format), message, depth)
     known, bits = _LAYOUTS.get(encoding), 8 * image.itemsize
     if image.ndim == 2:
         # A PNG may hold a Bayer mosaic as it is; for JPEG image_transport makes it grey.
@@ -199,7 +214,12 @@ def decode_compressed(message: Any) -> tuple[np.ndarray, str]:
 
 
 def encode_compressed(
-    frame: np.ndarray, format: str, message: Any, quality: int = 95, encoding: str = 'bgr8'
+    frame: np.ndarray,
+    format: str,
+    message: Any,
+    quality: int = 95,
+    encoding: str = 'bgr8',
+    bits: int = 16,
 ) -> None:
     """Fill a fresh CompressedImage message with a frame; its header is left alone.
 
@@ -208,6 +228,7 @@ def encode_compressed(
     :param quality: of JPEG, 1 to 100.
     :param encoding: one of WRITABLE, of the raw image that this stands for. Grey stays grey;
         transparency is left out, as image_transport does.
+    :param bits: as of encode().
     :raises UnsupportedEncodingError: the encoding or the format cannot be written.
     """
     if format not in FORMATS or encoding not in WRITABLE:
@@ -221,7 +242,7 @@ def encode_compressed(
     dtype = np.uint8 if format == 'jpeg' else layout.dtype
     grey = layout.from_rgb == cv2.COLOR_RGB2GRAY
     image = cv2.cvtColor(
-        _to_depth(frame, dtype), cv2.COLOR_RGB2GRAY if grey else cv2.COLOR_RGB2BGR
+        _to_depth(frame, dtype, bits), cv2.COLOR_RGB2GRAY if grey else cv2.COLOR_RGB2BGR
     )
     options = [cv2.IMWRITE_JPEG_QUALITY, quality] if format == 'jpeg' else []
     _, data = cv2.imencode(f'.{format}', image, options)
@@ -260,11 +281,17 @@ def _fields(message: Any) -> tuple[int, int, int, np.ndarray]:
     encoding = message.encoding
     layout = _LAYOUTS.get(encoding, _Layout(np.uint8, 1))
     row = width * layout.channels * np.dtype(layout.dtype).itemsize
+    if not data.size:
+        raise MalformedImageError(
+            f'malformed message: {width}x{height} {_short(encoding)} has no data: does the camera '
+            'deliver?'
+        )
     if min(height, width) < 1 or step < row or data.size < _rows(encoding, height) * step:
         raise MalformedImageError(
             f'malformed message: {width}x{height} {_short(encoding)} with step {step} cannot have '
             f'{data.size} bytes of data'
         )
+    check_size(height, width)
     if not _has_whole_colours(encoding, height, width):
         raise MalformedImageError(
             f'malformed message: {width}x{height} {encoding} cannot be: YUV needs even sides'
@@ -284,12 +311,21 @@ def _has_whole_colours(encoding: str, height: int, width: int) -> bool:
     return encoding not in _YUV or width % 2 == 0
 
 
-def _to_depth(frame: np.ndarray, dtype: type) -> np.ndarray:
-    """The same brightness in uint8 or uint16, rounded."""
+def _full(pixels: np.ndarray, message: Any, depth: BitDepth | None) -> np.ndarray:
+    """Pixels in the full range of their type, where their depth is known."""
+    if depth is None or pixels.dtype != np.uint16:
+        return pixels
+    stamp = message.header.stamp
+    return depth.widen(pixels, stamp.sec * 10**9 + stamp.nanosec)
+
+
+def _to_depth(frame: np.ndarray, dtype: type, bits: int = 16) -> np.ndarray:
+    """The same brightness in uint8, or in uint16 of so many bits, rounded."""
+    if dtype == np.uint16:
+        wide = frame if frame.dtype == dtype else np.multiply(frame, 257, dtype=np.uint16)
+        return narrow(wide, bits)
     if frame.dtype == dtype:
         return frame
-    if dtype == np.uint16:
-        return np.multiply(frame, 257, dtype=np.uint16)
     return cv2.convertScaleAbs(frame, alpha=1 / 257)
 
 
@@ -310,18 +346,24 @@ def _to_yuv(frame: np.ndarray, encoding: str) -> np.ndarray:
 
 
 def _decompress(data: bytes, format: str) -> np.ndarray:
-    """(H, W) or (H, W, channels) of a JPEG or PNG, as OpenCV has them."""
+    """(H, W) or (H, W, channels) of a JPEG or PNG, as OpenCV has them.
+
+    What lies behind its end is not read: cameras that reuse a buffer send zeros there, or what is
+    left of an older frame.
+    """
     if not data.startswith((_JPEG, _PNG)):
         raise UnsupportedEncodingError(
             f'compressed image of format {_short(format)} cannot be enhanced: use JPEG or PNG'
         )
     image = None
-    height, width = _promised_size(data)
-    # A JPEG without its end would be grey from somewhere on.
-    whole = data.startswith(_PNG) or _JPEG_END in data[len(data) // 2 :]
-    if whole and 0 < height * width <= len(data) * _MOST_PIXELS_PER_BYTE:
+    height, width = promised_size(data)
+    check_size(height, width)
+    # Cut short, it would be grey from somewhere on.
+    end = _end_of_jpeg(data) if data.startswith(_JPEG) else data.rfind(b'IEND') + 8
+    if 0 < height * width <= end * _MOST_PIXELS_PER_BYTE and end > 8:
         with contextlib.suppress(cv2.error):
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+            whole = np.frombuffer(data, np.uint8, min(end, len(data)))
+            image = cv2.imdecode(whole, cv2.IMREAD_UNCHANGED)
     if image is None:
         raise MalformedImageError(
             f'malformed compressed message: {width}x{height} of format {_short(format)} cannot be '
@@ -330,7 +372,36 @@ def _decompress(data: bytes, format: str) -> np.ndarray:
     return image
 
 
-def _promised_size(data: bytes) -> tuple[int, int]:
+def check_size(height: int, width: int) -> None:
+    """Refuse a size that would take gigabytes.
+
+    :raises MalformedImageError: more than MOST_PIXELS.
+    """
+    if height * width > MOST_PIXELS:
+        raise MalformedImageError(
+            f'malformed message: {width}x{height} is more than the {MOST_PIXELS} pixels that are '
+            'decoded at most'
+        )
+
+
+def _end_of_jpeg(data: bytes) -> int:
+    """Bytes of a JPEG up to its end-of-image marker; 0 where it is cut short.
+
+    A marker within a header's segment, such as a thumbnail's, or of another frame is none.
+    """
+    position = 2
+    while found := _JPEG_SEGMENT.search(data, position):
+        kind, position = found[1][0], found.end()
+        if kind == 0xD9:
+            return position
+        if kind == 0xD8 or position + 2 > len(data):  # another frame begins
+            return 0
+        if kind not in _JPEG_ALONE:
+            position += int.from_bytes(data[position : position + 2], 'big')
+    return 0
+
+
+def promised_size(data: bytes) -> tuple[int, int]:
     """Height and width in the header of a JPEG or PNG; 0 by 0 if it ends before."""
     if data.startswith(_PNG):
         width, height = struct.unpack('>II', data[16:24]) if len(data) >= 24 else (0, 0)

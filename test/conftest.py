@@ -15,11 +15,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from vision_msgs_fixture import vision_msgs
+from vision_msgs_fixture import video_msgs, vision_msgs
 
 from dap_led_ros import sample
 
-__all__ = ['vision_msgs']  # one for the whole session
+__all__ = ['video_msgs', 'vision_msgs']  # one for the whole session
 
 
 def ros_environment(domain_key: str) -> dict[str, str]:

@@ -74,10 +74,15 @@ class Camera(Node):
         return received
 
     def connected(self) -> bool:
-        """Whether both sides have found each other: the node subscribes once it has a listener."""
+        """Whether both sides have found each other: the node subscribes once it has a listener.
+
+        Where it found the listener long before the camera it subscribes a second time.
+        """
+        subscribed = self.get_subscriptions_info_by_topic(self.topic)
         topics = (self.enhanced_topic, 'enhanced/camera_info')
         return (
             self.images.get_subscription_count() == 1
+            and [one.qos_profile.reliability for one in subscribed] == [self.quality.reliability]
             and self.camera_infos.get_subscription_count() == 1
             and all(self.count_publishers(topic) == 1 for topic in topics)
         )

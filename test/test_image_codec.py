@@ -377,13 +377,11 @@ def test_compressed_garbage_is_named(picture, monkeypatch):
     with monkeypatch.context() as patch:
         patch.delattr(cv2, 'imdecode')  # it would allocate what is promised
         for data in (huge, huge_jpeg):
-            with pytest.raises(
-                image_codec.MalformedImageError, match=r'000x\d+000 .*cannot be made'
-            ):
+            with pytest.raises(image_codec.MalformedImageError, match=r'000x\d+000 is more than'):
                 image_codec.decode_compressed(compressed(data, 'jpeg'))
     with pytest.raises(image_codec.MalformedImageError, match='malformed compressed message'):
         image_codec.decode_compressed(SimpleNamespace(data=None, format='jpeg'))
-    for data in (b'', b'\0\0\0\1h264', jpeg[2:]):
+    for data in (b'\0\0\0\1h264', jpeg[2:]):
         with pytest.raises(image_codec.UnsupportedEncodingError, match=r"'h264'.*use JPEG or PNG"):
             image_codec.decode_compressed(compressed(data, 'h264'))
     for depth in (

@@ -32,7 +32,18 @@ def test_package_xml_and_setup_py_agree():
 
 
 ROSDEP_KEYS = {'cv2': 'python3-opencv', 'numpy': 'python3-numpy', 'tqdm': 'python3-tqdm'}
-OF_EXTRAS = {'jinja2', 'matplotlib', 'mcap', 'onnx', 'open_clip', 'plotly', 'rosbags', 'ruamel'}
+ROSDEP_KEYS['yaml'] = 'python3-yaml'
+OF_EXTRAS = {
+    'av',
+    'jinja2',
+    'matplotlib',
+    'mcap',
+    'onnx',
+    'open_clip',
+    'plotly',
+    'rosbags',
+    'ruamel',
+}
 OF_EXTRAS |= {
     'onnxruntime',
     'onnxscript',
@@ -59,10 +70,34 @@ def test_package_xml_names_what_the_code_imports_and_no_more():
     assert declared == {ROSDEP_KEYS.get(name, name) for name in imported}
 
 
-def test_the_containers_and_the_ci_are_of_the_same_distributions():
+def workflow(name: str) -> dict:
     yaml = pytest.importorskip('yaml')
-    jobs = yaml.safe_load((ROOT / '.github/workflows/ci.yml').read_text())['jobs']
-    distros = {'humble', 'jazzy', 'kilted'}
+    return yaml.safe_load((ROOT / '.github' / 'workflows' / f'{name}.yml').read_text())['jobs']
+
+
+def test_a_release_has_a_wheel_and_the_images_that_the_ci_builds():
+    jobs = workflow('release')
+    built = [
+        job['strategy']['matrix']['include'] for job in (jobs['images'], workflow('ci')['docker'])
+    ]
+    assert built[0] == built[1]
+    steps = ' '.join(step.get('run', '') for step in jobs['wheel']['steps'])
+    assert 'python -m build --wheel' in steps
+    check = next(s['run'] for s in jobs['wheel']['steps'] if 'version' in s.get('name', ''))
+    variables = {**os.environ, 'GITHUB_REF_NAME': f'v{MANIFEST.findtext("version")}'}
+    for name, status in ((variables['GITHUB_REF_NAME'], 0), ('v9.9.9', 1)):
+        done = subprocess.run(
+            ['bash', '-c', check],
+            env={**variables, 'GITHUB_REF_NAME': name},
+            cwd=ROOT,
+            check=False,
+        )
+        assert done.returncode == status
+
+
+def test_the_containers_and_the_ci_are_of_the_same_distributions():
+    jobs = workflow('ci')
+    distros = {'humble', 'jazzy', 'kilted', 'lyrical', 'rolling'}
     assert set(jobs['ros']['strategy']['matrix']['distro']) == distros
     built = jobs['docker']['strategy']['matrix']['include']
     assert {build['distro'] for build in built} == distros

@@ -1,10 +1,11 @@
-"""vision_msgs for tests on machines without it, so that real messages go through real DDS.
+"""Messages for tests on machines without them, so that real ones go through real DDS.
 
 Where ROS comes as wheels there is no vision_msgs, but there are rosidl's generators. From the
-fields below (those of vision_msgs 4, so that the type hash is the same) they write a package with
-one compiled file in it, and a folder on PYTHONPATH is all that it takes. Nothing is installed.
+fields below (those of vision_msgs 4 and so on, so that the type hash is the same) they write a
+package with one compiled file in it, and a folder on PYTHONPATH is all that it takes. Nothing is
+installed.
 
-    AMENT_PREFIX_PATH=.venv .venv/bin/python test/vision_msgs_fixture.py FOLDER
+    AMENT_PREFIX_PATH=.venv .venv/bin/python test/vision_msgs_fixture.py FOLDER vision_msgs
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-FIELDS = {
+VISION = {
     'Point2D': 'float64 x\nfloat64 y\n',
     'Pose2D': 'Point2D position\nfloat64 theta\n',
     'BoundingBox2D': 'Pose2D center\nfloat64 size_x\nfloat64 size_y\n',
@@ -35,6 +36,16 @@ FIELDS = {
     ),
     'Detection2DArray': 'std_msgs/Header header\nDetection2D[] detections\n',
 }
+PACKET = (
+    'std_msgs/Header header\nint32 width\nint32 height\nstring encoding\nuint64 pts\n'
+    'uint8 flags\nbool is_bigendian\nuint8[] data\n'
+)
+VIDEO = 'builtin_interfaces/Time timestamp\nstring frame_id\nuint8[] data\nstring format\n'
+PACKAGES = {
+    'vision_msgs': VISION,
+    'ffmpeg_image_transport_msgs': {'FFMPEGPacket': PACKET},
+    'foxglove_msgs': {'CompressedVideo': VIDEO},
+}
 DEPENDENCIES = ('builtin_interfaces', 'geometry_msgs', 'std_msgs')
 PREFIX = Path(sys.prefix)
 
@@ -42,19 +53,38 @@ PREFIX = Path(sys.prefix)
 @pytest.fixture(scope='session')
 def vision_msgs(request, tmp_path_factory) -> Iterator[dict[str, str]]:
     """Make vision_msgs importable here; yields what the environment of a node needs for it."""
-    if importlib.util.find_spec('vision_msgs') is not None:
-        yield {}
-        return
+    yield from importable(['vision_msgs'], request, tmp_path_factory)
+
+
+@pytest.fixture(scope='session')
+def video_msgs(request, tmp_path_factory) -> Iterator[dict[str, str]]:
+    """The same for the messages of video that ROS itself has not."""
+    packages = ['ffmpeg_image_transport_msgs', 'foxglove_msgs']
+    yield from importable(packages, request, tmp_path_factory)
+
+
+def importable(packages: list[str], request, tmp_path_factory) -> Iterator[dict[str, str]]:
+    """Make packages importable, compiled where they are missing; yields the environment."""
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    folders = [compiled(name, request, tmp_path_factory) for name in missing]
+    sys.path[:0] = folders
+    yield {'PYTHONPATH': os.pathsep.join([*folders, os.environ.get('PYTHONPATH', '')])}
+    for folder in folders:
+        sys.path.remove(folder)
+
+
+def compiled(package: str, request, tmp_path_factory) -> str:
+    """The folder with a package, made once for this machine; skips where it cannot be."""
     for name in ('gcc', 'g++'):
         if shutil.which(name) is None:
-            pytest.skip(f'no vision_msgs here, and no {name} to compile it for the test')
+            pytest.skip(f'no {package} here, and no {name} to compile it for the test')
     needed = ('lib/librcutils.so', 'share/rosidl_generator_py', 'share/geometry_msgs')
     headers = Path(sysconfig.get_path('include')) / 'Python.h'
     for path in (*(PREFIX / name for name in needed), headers):
         if not path.exists():
-            pytest.skip(f'no vision_msgs here, and no {path} to compile it for the test')
+            pytest.skip(f'no {package} here, and no {path} to compile it for the test')
     made_from = f'{Path(__file__).read_text()} {sys.version} {PREFIX}'
-    name = f'vision_msgs_{zlib.crc32(made_from.encode()):08x}'
+    name = f'{package}_{zlib.crc32(made_from.encode()):08x}'
     if request.config.pluginmanager.has_plugin('cacheprovider'):
         folder = request.config.cache.mkdir(name) / 'lib'
     else:
@@ -62,17 +92,15 @@ def vision_msgs(request, tmp_path_factory) -> Iterator[dict[str, str]]:
     if not folder.exists():
         building = Path(tmp_path_factory.mktemp('building'))
         environment = {**os.environ, 'AMENT_PREFIX_PATH': str(PREFIX)}
-        command = [sys.executable, __file__, str(building)]
+        command = [sys.executable, __file__, str(building), package]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
         shutil.copytree(building, folder, dirs_exist_ok=True)
-    sys.path.insert(0, str(folder))
-    yield {'PYTHONPATH': os.pathsep.join([str(folder), os.environ.get('PYTHONPATH', '')])}
-    sys.path.remove(str(folder))
+    return str(folder)
 
 
-def build(folder: Path) -> None:
-    """Write folder/vision_msgs, a Python package; a minute of gcc at the most."""
+def build(folder: Path, name_of_package: str) -> None:
+    """Write a Python package of that name into the folder; a minute of gcc at the most."""
     from rosidl_adapter.msg import convert_msg_to_idl
     from rosidl_generator_c.cli import GenerateC
     from rosidl_generator_py.cli import GeneratePython
@@ -80,15 +108,16 @@ def build(folder: Path) -> None:
     from rosidl_typesupport_c.cli import GenerateCTypesupport
     from rosidl_typesupport_fastrtps_c.cli import GenerateFastRTPSCTypesupport
 
-    package, source = folder / 'vision_msgs', folder / 'vision_msgs' / 'share'
+    package = folder / name_of_package
+    source, messages = package / 'share', PACKAGES[name_of_package]
     (source / 'msg').mkdir(parents=True)
-    for name, fields in FIELDS.items():
+    for name, fields in messages.items():
         path = Path('msg') / f'{name}.msg'
         (source / path).write_text(fields)
-        convert_msg_to_idl(source, 'vision_msgs', path, source / 'msg')
+        convert_msg_to_idl(source, name_of_package, path, source / 'msg')
     what = (
-        'vision_msgs',
-        [f'{source}:msg/{name}.idl' for name in FIELDS],
+        name_of_package,
+        [f'{source}:msg/{name}.idl' for name in messages],
         [str(PREFIX / 'share' / name) for name in DEPENDENCIES] + [str(source)],
         package,
     )
@@ -114,7 +143,7 @@ def build(folder: Path) -> None:
             *('gcc', '-shared', '-fPIC', '-O0', '-w'),
             *(f'-I{path}' for path in includes),
             *(str(path) for ending in ('c', 'cpp') for path in package.rglob(f'*.{ending}')),
-            *('-o', str(package / 'vision_msgs_s__rosidl_typesupport_c.so')),
+            *('-o', str(package / f'{name_of_package}_s__rosidl_typesupport_c.so')),
             *(f'-L{PREFIX}/lib', f'-Wl,-rpath,{PREFIX}/lib'),
             *(f'-l{name}' for name in libraries),
         ],
@@ -123,4 +152,4 @@ def build(folder: Path) -> None:
 
 
 if __name__ == '__main__':
-    build(Path(sys.argv[1]).resolve())
+    build(Path(sys.argv[1]).resolve(), sys.argv[2])

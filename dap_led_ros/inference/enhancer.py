@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import cv2
 import numpy as np
 
-from dap_led_ros.inference import weights
+from dap_led_ros.inference import model_file, weights
 from dap_led_ros.inference.degradation import DegradationScorer
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ class Enhancer:
             raise ValueError(f'threads is {threads}: use 0 or more')
         path = weights.find(model)
         if path.suffix == '.safetensors':
+            model_file.check(path)
             from dap_led_ros.inference.backends.torch import TorchBackend
 
             if tile and compiled:

@@ -1,4 +1,4 @@
-"""What the node costs and how it bears load: python -m dap_led_ros.nodes.benchmark overhead|load.
+"""What the node costs and bears: python -m dap_led_ros.nodes.benchmark overhead|load|soak.
 
 overhead: frames go to a bare relay (a callback that publishes what it got) and to the enhance node
 with a model that does nothing, in turn, each in its own process; the node decodes and encodes in
@@ -7,37 +7,32 @@ full. Printed: medians of the way there and back, and their ratio.
 load: 30 frames/s of 640x480 for a minute into the node with an ONNX model of about 80 ms, or with
 --model. Printed: the age of the results beside the time of one inference, what became of the
 frames, how long a parameter request takes meanwhile, and what the memory does.
+
+soak: an hour in the life of a camera, see soak.py.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import signal
-import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.srv import GetParameters
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from sensor_msgs.msg import Image
 from tqdm import tqdm
 
-from dap_led_ros import image_codec, sample
 from dap_led_ros.inference.enhancer import Enhanced
 from dap_led_ros.inference.stream import StreamSettings
-from dap_led_ros.nodes import environment
+from dap_led_ros.nodes import soak
+from dap_led_ros.nodes.probe import PATIENCE, graph, picture, resident
 
-PATIENCE = 30.0
 WARM_UP = 20
 
 
@@ -61,89 +56,10 @@ class NoModel:
         return Enhanced(frame, {}, {}, 1.0)
 
 
-class Probe(Node):
-    """Sends frames and waits for them."""
-
-    def __init__(self) -> None:
-        super().__init__('probe')
-        self.arrived = threading.Event()
-        self.received: dict[int, float] = {}
-        self.counts: dict[str, str] = {}
-        self.senders = {}
-        self.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, 5)
-
-    def add(self, name: str) -> None:
-        """Publish name/image_raw, subscribe to name/enhanced/image_raw."""
-        self.senders[name] = self.create_publisher(Image, f'{name}/image_raw', 5)
-        self.create_subscription(Image, f'{name}/enhanced/image_raw', self._on_image, 5)
-
-    def connected(self) -> bool:
-        """Whether all topics have somebody at the other end."""
-        return all(
-            sender.get_subscription_count() and self.count_publishers(f'{name}/enhanced/image_raw')
-            for name, sender in self.senders.items()
-        )
-
-    def send(self, name: str, frame: np.ndarray, number: int) -> float:
-        """Publish a frame; returns when, monotonic."""
-        message = Image()
-        message.header.stamp.sec = number
-        image_codec.encode(frame, 'bgr8', message)
-        self.arrived.clear()
-        start = time.monotonic()
-        self.senders[name].publish(message)
-        return start
-
-    def _on_image(self, message: Image) -> None:
-        self.received[message.header.stamp.sec] = time.monotonic()
-        self.arrived.set()
-
-    def _on_diagnostics(self, message: DiagnosticArray) -> None:
-        self.counts = {entry.key: entry.value for entry in message.status[0].values}
-
-
-@contextmanager
-def graph(commands: dict[str, list[str]]) -> Iterator[tuple[Probe, dict[str, subprocess.Popen]]]:
-    """Start a process for each name, and a probe that is connected to all of them.
-
-    :raises RuntimeError: they do not find one another.
-    """
-    os.environ.update(environment.additions(environment.find_profile(), os.environ))
-    os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
-    os.environ.setdefault('ROS_DOMAIN_ID', str(10 + os.getpid() % 90))
-    log = tempfile.TemporaryFile('w+')  # noqa: SIM115, as long as the processes live
-    rclpy.init()
-    probe, executor = Probe(), SingleThreadedExecutor()
-    for name in commands:
-        probe.add(name)
-    executor.add_node(probe)
-    spinning = threading.Thread(target=executor.spin)
-    spinning.start()
-    nodes = {
-        name: subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-        for name, command in commands.items()
-    }
-    try:
-        if not _wait(probe.connected):
-            log.seek(0)
-            raise RuntimeError(f'the nodes did not connect:\n{log.read()}')
-        yield probe, nodes
-    finally:
-        for process in nodes.values():
-            process.send_signal(signal.SIGINT)
-            try:
-                process.wait(PATIENCE)
-            except subprocess.TimeoutExpired:
-                process.kill()
-        executor.shutdown()
-        spinning.join()
-        rclpy.try_shutdown()
-
-
 def overhead(frames: int, width: int, height: int) -> None:
     """Print the table of the node against a bare relay."""
     me = [sys.executable, '-m', 'dap_led_ros.nodes.benchmark']
-    frame = _picture(width, height)
+    frame = picture(width, height)
     times: dict[str, list[float]] = {'relay': [], 'node': []}
     with graph({'relay': [*me, 'be-relay'], 'node': [*me, 'be-node']}) as (probe, _):
         for number in tqdm(range(WARM_UP + frames), unit='frame', leave=False):
@@ -163,7 +79,7 @@ def overhead(frames: int, width: int, height: int) -> None:
 
 def load(seconds: float, model: str) -> None:
     """Print what a minute of too many frames does."""
-    frame = _picture(640, 480)
+    frame = picture(640, 480)
     with tempfile.TemporaryDirectory() as folder:
         if not model:
             model = str(Path(folder) / 'load.onnx')
@@ -186,7 +102,7 @@ def load(seconds: float, model: str) -> None:
                         lambda _, asked=asked: answers.append(time.monotonic() - asked)
                     )
                 if number % 30 == 0:
-                    memory.append(_resident(nodes['node'].pid))
+                    memory.append(resident(nodes['node'].pid))
             time.sleep(2.5)  # the last frames, and a diagnostics message after them
             counts = probe.counts
     inference = float(counts['infer (ms)']) / 1e3  # in the same run
@@ -247,25 +163,6 @@ def _write_model(path: Path, target: float = 0.08) -> None:
         layers = max(1, round(layers * target / float(np.median(times))))
 
 
-def _picture(width: int, height: int) -> np.ndarray:
-    picture = next(iter(sample.night_sequence(1)))[0]
-    tiles = (-(-height // picture.shape[0]), -(-width // picture.shape[1]), 1)
-    return np.ascontiguousarray(np.tile(picture, tiles)[:height, :width])
-
-
-def _resident(pid: int) -> float:
-    """Resident memory of a process in MB."""
-    pages = int(Path(f'/proc/{pid}/statm').read_text().split()[1])
-    return pages * os.sysconf('SC_PAGE_SIZE') / 1e6
-
-
-def _wait(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + PATIENCE
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return condition()
-
-
 def _be_relay() -> None:
     rclpy.init()
     node = Node('relay')
@@ -282,18 +179,19 @@ def _be_node() -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one of the two; 0 when it was measured."""
+    """Run one of the three; 0 when it was measured."""
     parser = argparse.ArgumentParser(
         prog='dap_led_ros.nodes.benchmark',
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument('what', choices=('overhead', 'load', 'be-relay', 'be-node'))
+    parser.add_argument('what', choices=('overhead', 'load', 'soak', 'be-relay', 'be-node'))
     parser.add_argument('--frames', type=int, default=300, help='of overhead (300)')
     parser.add_argument('--width', type=int, default=1280, help='of overhead (1280)')
     parser.add_argument('--height', type=int, default=720, help='of overhead (720)')
     parser.add_argument('--seconds', type=float, default=60.0, help='of load (60)')
     parser.add_argument('--model', default='', help='of load: a name or a path')
+    parser.add_argument('--minutes', type=float, default=60.0, help='of soak (60)')
     options = parser.parse_args(arguments)
     if options.what == 'be-relay':
         _be_relay()
@@ -303,6 +201,8 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             if options.what == 'overhead':
                 overhead(options.frames, options.width, options.height)
+            elif options.what == 'soak':
+                soak.run(options.minutes)
             else:
                 load(options.seconds, options.model)
         except (RuntimeError, ImportError, ValueError) as error:

@@ -18,11 +18,16 @@ from sensor_msgs.msg import Image
 
 from dap_led_ros import image_codec
 from dap_led_ros.nodes import detections, running
+from dap_led_ros.nodes.arguments import usage, warn_of_misfits
 
 RELIABILITY = {
     'sensor_data': ReliabilityPolicy.BEST_EFFORT,
     'reliable': ReliabilityPolicy.RELIABLE,
 }
+TOPICS = """\
+  image_raw           in
+  detections          out: vision_msgs/Detection2DArray
+  detections/image    out, to look at"""
 REVIEW_PERIOD = 0.5  # seconds between looks at who listens
 
 
@@ -79,7 +84,13 @@ class DetectNode(Node):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the node until Ctrl-C; 1 if it could not start."""
-    node = running.start('detect', DetectNode, arguments)
+
+    def begin() -> DetectNode:
+        made = DetectNode()
+        warn_of_misfits(made, arguments)
+        return made
+
+    node = running.start('detect', begin, arguments, _usage)
     if isinstance(node, int):
         return node
     running.spin(node)
@@ -88,6 +99,10 @@ def main(arguments: list[str] | None = None) -> int:
     rclpy.logging.get_logger('dap_led_ros').info(str(node.worker.counts))
     running.end(node)
     return 0
+
+
+def _usage() -> str:
+    return usage('detect', TOPICS, {'all': 'See the comments of config/detect.yaml.'})
 
 
 if __name__ == '__main__':

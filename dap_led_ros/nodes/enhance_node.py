@@ -1,11 +1,12 @@
 """The enhance node: subscribes to cameras, publishes the enhanced cameras.
 
 The way of a frame: _on_image() puts it into its camera's slot of one (a frame still waiting there
-is dropped and counted) -> the worker thread takes it in _work(), camera by camera -> _handle()
+is dropped and counted) -> the worker thread takes it in _work(), camera by camera -> frames.py
 decodes it, has it enhanced, and publishes it, or passes it through, or refuses it. Callbacks never
 run the network, so that the node always answers.
 
-Parameters are in parameters.py, a camera's topics in camera.py, diagnostics in health.py.
+Parameters are in parameters.py, a camera's topics in camera.py, its record in health.py, and what
+diagnostics say of it in findings.py and topics.py.
 """
 
 from __future__ import annotations
@@ -15,29 +16,38 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from geometry_msgs.msg import Vector3Stamped
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from sensor_msgs.msg import Image
 from std_srvs.srv import SetBool
 
-from dap_led_ros import image_codec
+from dap_led_ros.bit_depth import BitDepth
 from dap_led_ros.inference import Enhancer
-from dap_led_ros.inference.enhancer import MIN_SIDE, Enhanced
-from dap_led_ros.nodes import debug_images, detections, messages, parameters, running
+from dap_led_ros.nodes import detections, findings, parameters, running
+from dap_led_ros.nodes.arguments import usage, warn_of_misfits
 from dap_led_ros.nodes.camera import Camera
-from dap_led_ros.nodes.health import Counts, Engine, diagnose
-from dap_led_ros.nodes.messages import Message, stamp_ns
+from dap_led_ros.nodes.frames import Frames
+from dap_led_ros.nodes.health import Counts, Engine
+from dap_led_ros.nodes.messages import Message
 from dap_led_ros.nodes.parameters import Parameters
 
 LOG_PERIOD = 60.0  # seconds between log lines of the same kind of trouble
+NEWER = 'a newer one came before the worker was free: the model is too slow'
+TOPICS = """\
+  image_raw, image_raw/compressed   in: one of them, see input_transport
+  camera_info                       in, optional; beside the image where only that is remapped
+  enhanced/image_raw[/compressed]   out: the enhanced frames
+  enhanced/camera_info              out, with each frame
+  enhanced/degradation              out: low light and blur of what came in, 0 to 1
+  enhanced/side_by_side, enhanced/heat_map   out, to look at
+  detections, detections/image      out, with detect.enabled
+  /diagnostics                      out: what is wrong, at 1 Hz"""
 FIRST_RETRY, LAST_RETRY = 0.25, 30.0  # seconds without the network after a failure
 PATIENCE, LAST_PATIENCE = 3.0, 10.0  # seconds for the worker's last frame; at the node's end
 
@@ -55,9 +65,10 @@ class EnhanceNode(LifecycleNode):
         self._turns: list[Camera] = []  # the same, whoever was served last at the end
         self.engine = Engine()
         self._load = load
-        self._enhancer: Enhancer | None = None
+        self.enhancer: Enhancer | None = None
+        self._frames = Frames(self)
         self._past = Counts()  # of cameras that have been cleaned up
-        self._lock = threading.Condition()  # guards slots, counts, engine and _active
+        self.lock = threading.Condition()  # guards slots, counts, engine and _active
         self._active = False
         self._worker: threading.Thread | None = None
         self._in_hand: Camera | None = None
@@ -68,13 +79,13 @@ class EnhanceNode(LifecycleNode):
         self._enable: Any = None
         parameters.declare(self)
         self._detector_settings = detections.declare(self, 'detect.')
-        self._wanted = parameters.read(self)
+        self.wanted = parameters.read(self)
         parameters.watch(self, lambda: bool(self.cameras), self._apply)
 
     @property
     def counts(self) -> Counts:
         """What became of all frames so far."""
-        with self._lock:
+        with self.lock:
             return sum((camera.health.counts for camera in self.cameras), self._past)
 
     # --- lifecycle ----------------------------------------------------------------------------
@@ -82,13 +93,13 @@ class EnhanceNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the model, warm it up, and create the publishers."""
         try:
-            self._wanted = parameters.read(self)
+            self.wanted = parameters.read(self)
             self.engine = Engine()
-            self._load_model(self._wanted.device)
+            self._load_model(self.wanted.device)
             detector = None
-            if self._wanted.detect:
+            if self.wanted.detect:
                 detector = detections.load(self._detector_settings, background=True)
-            for name in self._wanted.cameras:
+            for name in self.wanted.cameras:
                 self._add_camera(name, detector)
             self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 5)
             self._enable = self.create_service(SetBool, '~/enable', self._on_enable)
@@ -128,7 +139,7 @@ class EnhanceNode(LifecycleNode):
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Let go of topics and model; counts are kept."""
-        with self._lock:
+        with self.lock:
             cameras, self.cameras, self._turns = self.cameras, [], []
         for camera in cameras:
             camera.destroy()
@@ -142,7 +153,7 @@ class EnhanceNode(LifecycleNode):
             if entity is not None:
                 destroy(entity)
         self._own_timers = []
-        self._enable = self._diagnostics = self._enhancer = None
+        self._enable = self._diagnostics = self.enhancer = self._in_hand = None
         return super().on_cleanup(state)
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -170,25 +181,25 @@ class EnhanceNode(LifecycleNode):
         return not any(worker.is_alive() for worker in self._given_up)
 
     def _stop_worker(self, patience: float = PATIENCE) -> None:
-        with self._lock:
+        with self.lock:
             self._active = False
             for camera in self.cameras:
                 if camera.waiting is not None:
                     camera.waiting = None
-                    camera.health.counts.add('dropped', 'node deactivated')
+                    camera.health.ended('dropped', 'node deactivated')
             worker, self._worker = self._worker, None
-            self._lock.notify_all()
+            self.lock.notify_all()
         if worker is None:
             return
         worker.join(patience)
-        with self._lock:
+        with self.lock:
             if worker.is_alive():
                 self._given_up.append(worker)
-                self._in_hand.health.counts.add('dropped', 'unfinished at the end')
+                self._in_hand.health.ended('dropped', 'unfinished at the end')
                 self.engine.busy_since = None
 
     def _load_model(self, device: str) -> None:
-        wanted = self._wanted
+        wanted = self.wanted
         start = time.monotonic()
         enhancer = self._load(wanted.model, device, wanted.threads)
         loaded = time.monotonic()
@@ -199,39 +210,50 @@ class EnhanceNode(LifecycleNode):
             f'model {enhancer.model} on {enhancer.provider}, loaded in {loaded - start:.2f} s, '
             f'warmed up in {time.monotonic() - loaded:.2f} s'
         )
-        self._enhancer = enhancer
+        self.enhancer = enhancer
         self.engine.model, self.engine.provider = enhancer.model, enhancer.provider
 
     def _add_camera(self, name: str, detector: detections.Detector | None) -> None:
-        stream = self._enhancer.stream(self._wanted.stream)
-        camera = Camera(self, name, self._wanted, stream, self._on_image, self._review)
+        stream = self.enhancer.stream(self.wanted.stream)
+        camera = Camera(self, name, self.wanted, stream, self._on_image, self._review, self.lock)
         self.cameras.append(camera)
         self._turns.append(camera)
         if detector is not None:
-            camera.detect_with(detector, self._wanted.detect_raw)
+            camera.detect_with(detector, self.wanted.detect_raw)
 
     # --- callbacks: quick, on the executor's thread -------------------------------------------
 
-    def _on_image(self, camera: Camera, message: Message) -> None:
-        now, rate = time.monotonic(), self._wanted.max_rate
-        with self._lock:
-            counts = camera.health.counts
-            counts.received += 1
-            camera.health.arrivals.append(now)
+    def _on_image(self, camera: Camera, message: Any) -> None:
+        now = time.monotonic()
+        with self.lock:
+            camera.health.arrived(now)
             if not self._active:
-                counts.add('dropped', 'node deactivated')
+                camera.health.ended('dropped', 'node deactivated')
                 return
-            if rate and now < camera.due:
-                counts.add('dropped', 'over max_rate')
-                return
-            if rate:
-                camera.due = max(camera.due, now - 1 / rate) + 1 / rate
-            if camera.waiting is not None:
-                counts.add('dropped', 'a newer one came')
-            camera.waiting = message, now
-            self._lock.notify()
+        pictures, ends = camera.pictures_of(message)
+        with self.lock:
+            for end in ends:
+                camera.health.ended(*end)
+            for picture in pictures:
+                self._offer(camera, picture, now)
         # Gives the interpreter to the worker now; else it waits for the executor's round, 1 ms.
         time.sleep(1e-4)
+
+    def _offer(self, camera: Camera, message: Message, now: float) -> None:
+        """Put a frame into its camera's slot, with the lock held."""
+        rate = self.wanted.max_rate
+        if not self._active:
+            camera.health.ended('dropped', 'node deactivated')
+            return
+        if rate and now < camera.due:
+            camera.health.ended('dropped', 'over max_rate')
+            return
+        if rate:
+            camera.due = max(camera.due, now - 1 / rate) + 1 / rate
+        if camera.waiting is not None:
+            camera.health.ended('dropped', 'a newer one came', NEWER)
+        camera.waiting = message, now
+        self.lock.notify()
 
     def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> Any:
         (result,) = self.set_parameters([Parameter('enabled', value=request.data)])
@@ -239,10 +261,12 @@ class EnhanceNode(LifecycleNode):
         return response
 
     def _apply(self, changed: Parameters) -> None:
-        self._wanted = changed
+        self.wanted = changed
         for camera in self.cameras:
             camera.stream.settings = changed.stream
             camera.due = 0.0  # of another max_rate
+            if camera.depth.setting != changed.bits:
+                camera.depth = BitDepth(changed.bits)
 
     def _review(self) -> None:
         for camera in self.cameras:
@@ -251,27 +275,32 @@ class EnhanceNode(LifecycleNode):
             except Exception as error:
                 if not self.context.ok():
                     raise
-                self._log_seldom(camera, f'cannot subscribe: {error}', error)
+                self.complain(camera, 'cannot subscribe', f'cannot subscribe: {error}')
 
     def _report(self) -> None:
         report = DiagnosticArray()
         report.header.stamp = self.get_clock().now().to_msg()
-        now = self._wanted
-        with self._lock:
-            report.status = [
-                diagnose(
-                    f'{self.get_fully_qualified_name().lstrip("/")}: {camera.name or "camera"}',
+        wanted, name = self.wanted, self.get_fully_qualified_name().lstrip('/')
+        limits = findings.Limits(
+            wanted.enabled and wanted.mode != 'off', wanted.latency_budget, wanted.stuck_after
+        )
+        for camera in self.cameras:
+            view = camera.look()
+            with self.lock:
+                found = findings.find(
+                    camera.health, self.engine, view, camera.needed_since, limits
+                )
+                status = findings.status(
+                    f'{name}: {camera.name or "camera"}',
+                    camera.topic,
+                    found,
                     camera.health,
                     self.engine,
-                    topic=camera.topic,
-                    needed_since=camera.needed_since,
-                    has_publishers=camera.has_publishers(),
-                    enabled=now.enabled and now.mode != 'off',
-                    latency_budget=now.latency_budget,
-                    stuck_after=now.stuck_after,
                 )
-                for camera in self.cameras
-            ]
+            report.status.append(status)
+            for finding in found:
+                if finding.level != findings.OK:
+                    self.remark(camera, finding.kind, finding.text)
         self._diagnostics.publish(report)
 
     # --- the worker's thread ------------------------------------------------------------------
@@ -279,21 +308,21 @@ class EnhanceNode(LifecycleNode):
     def _work(self) -> None:
         while (job := self._take()) is not None:
             camera, message, came = job
-            outcome, cause = self._handle(camera, message, came)
-            with self._lock:
+            end = self._frames.handle(camera, message, came)
+            with self.lock:
                 if threading.current_thread() in self._given_up:
                     return  # counted already
-                camera.health.counts.add(outcome, cause)
+                camera.health.ended(*end)
                 self.engine.busy_since = None
 
     def _take(self) -> tuple[Camera, Message, float] | None:
-        """Wait for a frame; None at the end. Whoever was served last is last in turn."""
-        with self._lock:
+        """Wait for a frame; None at the end. Who was served last is last."""
+        with self.lock:
 
             def ending() -> bool:  # or replaced, after a frame that took too long to wait for
                 return not self._active or threading.current_thread() is not self._worker
 
-            self._lock.wait_for(lambda: ending() or any(camera.waiting for camera in self.cameras))
+            self.lock.wait_for(lambda: ending() or any(camera.waiting for camera in self.cameras))
             if ending():
                 return None
             camera = next(camera for camera in self._turns if camera.waiting)
@@ -303,106 +332,19 @@ class EnhanceNode(LifecycleNode):
             self.engine.busy_since, self._in_hand = time.monotonic(), camera
             return camera, message, came
 
-    def _handle(self, camera: Camera, message: Message, came: float) -> tuple[str, str]:
-        """Publish what can be made of a frame; returns what became of it and why. Never raises."""
-        started = time.monotonic()
-        if 0 < self._wanted.max_age < self._age(message):
-            return 'dropped', 'older than max_age'
-        times = {'wait': (started - came) * 1e3}
-        try:
-            result = self._make(camera, message, times)
-        except image_codec.ImageError as error:
-            self._log_seldom(camera, f'frame refused: {error}', error)
-            return 'refused', type(error).__name__
-        except Exception as error:
-            self._log_seldom(camera, f'frame dropped: {error}', error)
-            return 'dropped', 'failed'
-        made = time.monotonic()
-        try:
-            self._publish(camera, result.message)
-        except Exception as error:
-            if self.context.ok():  # else the node is ending, and its publishers with it
-                self._log_seldom(camera, f'frame dropped: {error}', error)
-            return 'dropped', 'not published'
-        now = time.monotonic()
-        times |= {'publish': (now - made) * 1e3, 'total': (now - came) * 1e3}
-        with self._lock:
-            camera.health.departures.append(now)
-            camera.health.age.append(self._age(message) * 1e3)
-            camera.health.add_times(times)
-        try:
-            self._publish_extras(camera, result)
-        except Exception as error:
-            if self.context.ok():
-                self._log_seldom(camera, f'scores or debug images: {error}', error)
-        return result.outcome, result.cause
-
-    def _make(self, camera: Camera, message: Message, times: dict[str, float]) -> _Result:
-        """Enhance a frame, or say why it passes through.
-
-        :raises ImageError: it can be neither.
-        """
-        wanted, start = self._wanted, time.monotonic()
-        as_it_came = messages.can_go_as_it_came(message, wanted)
-        if not wanted.enabled and as_it_came and camera.detections is None:
-            return _Result(message, 'passed_through', 'disabled')
-        try:
-            frame, encoding = messages.decode(message)
-        except image_codec.UnsupportedEncodingError as error:
-            if not as_it_came:
-                raise
-            self._log_seldom(camera, f'frame passed through: {error}', error)
-            return _Result(message, 'passed_through', 'encoding')
-        encoding = wanted.output_encoding or encoding
-        times['decode'] = (time.monotonic() - start) * 1e3
-
-        enhanced, cause = None, self._why_not(camera, frame)
-        if not cause:
-            try:
-                enhanced = camera.stream.enhance(frame, stamp_ns(message))
-            except Exception as error:
-                self._failed(camera, error)
-                cause = 'failed'
-            else:
-                self._succeeded(camera)
-                times |= enhanced.milliseconds
-                with self._lock:
-                    camera.health.degradation = enhanced.degradation
-                if enhanced.weight == 0:
-                    cause = 'good' if enhanced.degradation else 'mode off or strength 0'
-        if cause and as_it_came:
-            return _Result(message, 'passed_through', cause, frame, enhanced)
-        start = time.monotonic()
-        encoded = messages.encode(frame if cause else enhanced.frame, encoding, message, wanted)
-        times['encode'] = (time.monotonic() - start) * 1e3
-        outcome = 'passed_through' if cause else 'enhanced'
-        return _Result(encoded, outcome, cause, frame, enhanced)
-
-    def _why_not(self, camera: Camera, frame: np.ndarray) -> str:
-        """Why the network shall not see this frame; empty if it shall."""
-        if not self._wanted.enabled:
-            return 'disabled'
-        if min(frame.shape[:2]) < MIN_SIDE:
-            least = f'{MIN_SIDE}x{MIN_SIDE}'
-            height, width = frame.shape[:2]
-            small = ValueError(f'{width}x{height}: the least is {least}')
-            self._log_seldom(camera, f'frame passed through: {small}', small)
-            return f'smaller than {least}'
-        return 'after a failure' if time.monotonic() < camera.health.retry_at else ''
-
-    def _failed(self, camera: Camera, error: Exception) -> None:
-        """Leave the network alone for a while; move from a GPU that fails to the CPU."""
+    def failed(self, camera: Camera, error: Exception) -> None:
+        """Leave the network alone for a while; a failing GPU gives way to the CPU."""
         text = (str(error) or type(error).__name__).splitlines()[0]
-        with self._lock:
+        with self.lock:
             camera.health.failures += 1
             camera.health.error = text
             failures = camera.health.failures
         pause = min(LAST_RETRY, FIRST_RETRY * 2 ** (failures - 1))
-        self._log_seldom(camera, f'frame passed through: {text}', error)
+        self.complain(camera, 'passed_through: failed', f'frame passed through: {text}')
         frame_is_wrong = isinstance(error, ValueError)
         if (
             not frame_is_wrong
-            and self._wanted.device == 'auto'
+            and self.wanted.device == 'auto'
             and 'cpu' not in self.engine.provider.lower()
         ):
             self.get_logger().error(f'{self.engine.provider} fails, moving to the CPU: {text}')
@@ -413,74 +355,27 @@ class EnhanceNode(LifecycleNode):
             else:
                 pause, self.engine.fell_back = 0.0, text
                 for every in self.cameras:
-                    every.stream = self._enhancer.stream(self._wanted.stream)
+                    every.stream = self.enhancer.stream(self.wanted.stream)
                     every.health.retry_at = 0.0
         camera.health.retry_at = time.monotonic() + pause
 
-    def _succeeded(self, camera: Camera) -> None:
-        with self._lock:
-            camera.health.failures = 0
-
-    def _publish(self, camera: Camera, message: Message) -> None:
-        """The frame, and beside it its camera info; that it has none is no trouble."""
-        stamp = (message.header.stamp.sec, message.header.stamp.nanosec)
-        size = (message.height, message.width) if isinstance(message, Image) else None
-        info = camera.camera_info_of(stamp, size)
-        camera.images.publish(message)
-        if info is not None:
-            camera.infos.publish(info)
-
-    def _publish_extras(self, camera: Camera, result: _Result) -> None:
-        """What nobody may have to wait for, and only where somebody listens."""
-        header, frame, enhanced = result.message.header, result.frame, result.enhanced
-        if frame is None:
-            return
-        shown = frame if enhanced is None else enhanced.frame
-        if camera.detections is not None:
-            camera.detections.offer(header, shown)
-        if camera.detections_raw is not None:
-            camera.detections_raw.offer(header, frame)
-        if (
-            enhanced is not None
-            and enhanced.degradation
-            and camera.degradations.get_subscription_count()
-        ):
-            message = Vector3Stamped(header=header)
-            scores = enhanced.degradation
-            message.vector.x = scores.get('low_light', 0.0)
-            message.vector.y = scores.get('blur', 0.0)
-            message.vector.z = scores.get('joint', 0.0)
-            camera.degradations.publish(message)
-        if not self._wanted.debug_images:
-            return
-        if camera.side_by_sides.get_subscription_count():
-            pair = debug_images.side_by_side(frame, shown)
-            camera.side_by_sides.publish(messages.image(pair, 'rgb8', header))
-        if camera.heat_maps.get_subscription_count():
-            overlay = debug_images.heat_map(frame, self._enhancer.heatmaps(frame))
-            camera.heat_maps.publish(messages.image(overlay, 'rgb8', header))
-
-    def _age(self, message: Message) -> float:
-        """Seconds since the frame's stamp, on the node's clock."""
-        return (self.get_clock().now().nanoseconds - stamp_ns(message)) * 1e-9
-
-    def _log_seldom(self, camera: Camera, text: str, error: Exception) -> None:
-        """Log each kind of trouble of a camera with its first frame and then once a minute."""
-        kind, now = (camera.name, type(error).__name__), time.monotonic()
-        if now - self._logged.get(kind, -LOG_PERIOD) >= LOG_PERIOD:
-            self._logged[kind] = now
+    def complain(self, camera: Camera, kind: str, text: str) -> None:
+        """Log each kind of trouble with its first frame and then once a minute."""
+        if self._is_due(camera, kind):
             self.get_logger().error(f'{camera.topic}: {text}')
 
+    def remark(self, camera: Camera, kind: str, text: str) -> None:
+        """The same for what is no trouble yet."""
+        if self._is_due(camera, kind):
+            self.get_logger().warning(f'{camera.topic}: {text}')
 
-@dataclass(frozen=True)
-class _Result:
-    """What to publish for a frame, and what is known of it."""
-
-    message: Message
-    outcome: str
-    cause: str = ''
-    frame: np.ndarray | None = None
-    enhanced: Enhanced | None = None
+    def _is_due(self, camera: Camera, kind: str) -> bool:
+        now = time.monotonic()
+        with self.lock:
+            is_due = now - self._logged.get((camera.name, kind), -LOG_PERIOD) >= LOG_PERIOD
+            if is_due:
+                self._logged[camera.name, kind] = now
+        return is_due
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -493,9 +388,10 @@ def run(make: Callable[[], EnhanceNode], arguments: list[str] | None) -> int:
 
     def begin() -> tuple[EnhanceNode, bool]:
         node = make()
+        warn_of_misfits(node, arguments)
         return node, not node.get_parameter('autostart').value or node.start()
 
-    begun = running.start('enhance', begin, arguments)
+    begun = running.start('enhance', begin, arguments, _usage)
     if isinstance(begun, int):
         return begun
     node, has_started = begun
@@ -510,6 +406,15 @@ def run(make: Callable[[], EnhanceNode], arguments: list[str] | None) -> int:
         os._exit(1)  # Python would abort on a thread that is still in the network
     running.end(node)
     return 0
+
+
+def _usage() -> str:
+    described = {
+        f'{parameters.ros_name(spec)} (default {spec.default!r})': spec.metadata['description']
+        for spec in fields(Parameters)
+    }
+    described['detect.*'] = 'Of the detector: see config/detect.yaml.'
+    return usage('enhance', TOPICS, described)
 
 
 if __name__ == '__main__':

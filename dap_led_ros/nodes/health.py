@@ -1,7 +1,7 @@
 """What the node knows of itself, per camera, and how it says so on /diagnostics.
 
 received = enhanced + passed_through + dropped + refused + in progress (at most two of a camera),
-always; each but `enhanced` has causes.
+always; each but `enhanced` has causes. What is judged is what comes out: see findings.py.
 """
 
 from __future__ import annotations
@@ -10,18 +10,15 @@ import statistics
 import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
-
-from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+from typing import NamedTuple
 
 OUTCOMES = ('enhanced', 'passed_through', 'dropped', 'refused')
+DELIVERED = ('enhanced', 'passed_through')
+AS_ASKED = ('over max_rate', 'node deactivated')
+"""Causes of drops that the user has asked for: no trouble."""
 REMEMBERED = 100  # frames whose times count for medians
 RATE_WINDOW = 5.0  # seconds over which rates are taken
-SILENCE = 3.0  # seconds without a frame until a camera counts as silent
-FAILURES_FOR_ERROR = 3  # in a row
-LOSS_REMEDY = (
-    'if the camera runs on Fast DDS, start its driver with the profile fastdds_large_images.xml '
-    'of this package (README, "Lost frames"), or make camera and node reliable'
-)
+DAY = 86400.0  # seconds; a frame that seems older than this has no stamp of this clock
 
 
 class Counts:
@@ -59,6 +56,38 @@ class Counts:
         return ', '.join(parts)
 
 
+class End(NamedTuple):
+    """What became of a frame, and why."""
+
+    outcome: str
+    cause: str = ''
+    text: str = ''
+    """The cause in a sentence."""
+
+
+@dataclass
+class Drought:
+    """Frames that came since the last one that was delivered."""
+
+    since: float = 0.0
+    """When the first of them ended, monotonic; 0.0: there are none."""
+    ends: Counter[tuple[str, str]] = field(default_factory=Counter)
+    texts: dict[tuple[str, str], str] = field(default_factory=dict)
+    """The latest words for each (outcome, cause)."""
+
+    def add(self, outcome: str, cause: str, text: str) -> None:
+        """Note a frame that brought nothing."""
+        self.since = self.since or time.monotonic()
+        self.ends[outcome, cause] += 1
+        self.texts[outcome, cause] = text or cause
+
+    def dominant(self) -> tuple[str, str]:
+        """What became of most, and in words: '50 of 50 refused: ...'."""
+        (outcome, cause), count = self.ends.most_common(1)[0]
+        share = f'{count} of {self.ends.total()} {outcome}'
+        return f'{outcome}: {cause}', f'{share}: {self.texts[outcome, cause]}'
+
+
 @dataclass
 class Health:
     """One camera's record. Guard it with the node's lock: two threads write."""
@@ -67,32 +96,89 @@ class Health:
     arrivals: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
     """When frames came, and below when results left, on the monotonic clock."""
     departures: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
+    drought: Drought = field(default_factory=Drought)
     stages: dict[str, deque[float]] = field(default_factory=dict)
     """Milliseconds by stage of the last frames; 'total' is from receiving to publishing."""
     age: deque[float] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
     """Milliseconds from the stamp to publishing, on the node's clock."""
+    age_unknown: str = ''
+    """Why there is no age; empty: there is, or no frame yet."""
     degradation: dict[str, float] = field(default_factory=dict)
+    bits: str = ''
+    """Significant bits of 16-bit frames, and how they are known."""
     lost: int = 0
     """Messages that the middleware lost on their way, so far."""
     lost_reported: int = 0
+    lost_unseen: int = 0
+    """Of them, those since a frame last came."""
+    lost_at: float = 0.0
+    """When the last was lost, monotonic."""
+    packets_lost: int = 0
+    """Packets of a video that were missing in it, so far."""
+    packets_lost_reported: int = 0
     failures: int = 0
     """Inferences that failed in a row."""
     error: str = ''
     retry_at: float = 0.0
     """Until then the network does not see this camera's frames, monotonic."""
+    camera_info: str = ''
+    """Why the latest frame has no camera info, if that is a mistake."""
 
-    incompatible: bool = False
-    """Whether a publisher was refused because of its QoS."""
+    def arrived(self, now: float) -> None:
+        """A frame came, at a time on the monotonic clock."""
+        self.counts.received += 1
+        self.arrivals.append(now)
+        self.lost_unseen = 0
+
+    def ended(self, outcome: str, cause: str = '', text: str = '') -> None:
+        """Count one frame's end; `text` says the cause in a sentence."""
+        self.counts.add(outcome, cause)
+        if outcome in DELIVERED:
+            self.drought = Drought()
+        elif cause not in AS_ASKED:
+            self.drought.add(outcome, cause, text)
+
+    def lose(self, count: int) -> None:
+        """Note messages that the middleware lost."""
+        self.lost += count
+        self.lost_unseen += count
+        self.lost_at = time.monotonic()
+
+    def add_age(self, seconds: float, unknown: str) -> None:
+        """Remember a frame's age, or why it has none."""
+        self.age_unknown = unknown
+        if not unknown:
+            self.age.append(seconds * 1e3)
 
     def forget(self) -> None:
         """Begin anew with what was true of a subscription; counts stay."""
-        self.stages, self.degradation, self.incompatible = {}, {}, False
+        self.stages, self.degradation, self.drought = {}, {}, Drought()
+        self.age_unknown = self.camera_info = ''
+        self.lost_unseen = 0
         self.age.clear()
 
     def add_times(self, milliseconds: dict[str, float]) -> None:
         """Remember how long the stages of a frame took."""
         for stage, value in milliseconds.items():
             self.stages.setdefault(stage, deque(maxlen=REMEMBERED)).append(value)
+
+    def values(self, now: float) -> dict[str, str]:
+        """All that is known, by the keys of the README's table; `now` is monotonic."""
+        return {
+            'input rate (Hz)': f'{rate(self.arrivals, now):.1f}',
+            'output rate (Hz)': f'{rate(self.departures, now):.1f}',
+            **{f'{stage} (ms)': f'{median(times):.1f}' for stage, times in self.stages.items()},
+            'age (ms)': '' if self.age_unknown else f'{median(self.age):.1f}',
+            **({'age unknown': self.age_unknown} if self.age_unknown else {}),
+            'received': str(self.counts.received),
+            **{name: str(self.counts.of(name)) for name in OUTCOMES},
+            'in progress': str(self.counts.in_progress),
+            **{cause: str(count) for cause, count in sorted(self.counts.causes().items())},
+            'lost before the node': str(self.lost),
+            **({'lost video packets': str(self.packets_lost)} if self.packets_lost else {}),
+            **({'bits': self.bits} if self.bits else {}),
+            **{name: f'{score:.2f}' for name, score in self.degradation.items()},
+        }
 
 
 @dataclass
@@ -107,87 +193,38 @@ class Engine:
     """When the worker began the frame that it has in hand, monotonic."""
 
 
-def diagnose(
-    name: str,
-    health: Health,
-    engine: Engine,
-    *,
-    topic: str,
-    needed_since: float | None,
-    has_publishers: bool,
-    enabled: bool,
-    latency_budget: float,
-    stuck_after: float,
-) -> DiagnosticStatus:
-    """One camera's status, the worst finding first.
+def why_no_age(stamp_ns: int, age: float, clock_ns: int) -> str:
+    """Why a frame's age means nothing; empty if it does.
 
-    :param name: of the status; conventionally 'node: task'.
-    :param needed_since: since when somebody listens, monotonic; None: nobody does.
-    :param latency_budget: seconds.
-    :param stuck_after: seconds.
+    :param age: seconds from the stamp to now, on the node's clock.
+    :param clock_ns: the node's clock.
     """
-    now = time.monotonic()
-    latency = _median(health.stages.get('total', ()))
-    newly_lost = health.lost - health.lost_reported
-    health.lost_reported = health.lost
-    busy = now - engine.busy_since if engine.busy_since is not None else 0.0
-    needed = needed_since is not None
-    silence = now - max([needed_since or now, *list(health.arrivals)[-1:]])
-    is_fresh = bool(health.departures) and now - health.departures[-1] < RATE_WINDOW
-    findings = []
-    if busy > stuck_after:
-        findings.append((DiagnosticStatus.ERROR, f'stuck in one frame for {busy:.1f} s'))
-    if health.failures >= FAILURES_FOR_ERROR:
-        findings.append(
-            (DiagnosticStatus.ERROR, f'{health.failures} failures in a row: {health.error}')
-        )
-    if needed and silence > SILENCE:
-        if health.incompatible:
-            text = f'{topic} is best effort and this node reliable: set the parameter qos to auto'
-            findings.append((DiagnosticStatus.WARN, text))
-        text = 'no images on' if has_publishers else 'nobody publishes'
-        findings.append((DiagnosticStatus.STALE, f'{text} {topic}'))
-    if newly_lost:
-        findings.append((DiagnosticStatus.WARN, f'{newly_lost} images lost: {LOSS_REMEDY}'))
-    if health.failures:
-        findings.append((DiagnosticStatus.WARN, f'enhancement failed: {health.error}'))
-    if engine.fell_back:
-        findings.append((DiagnosticStatus.WARN, f'on the CPU: {engine.fell_back}'))
-    if is_fresh and latency > latency_budget * 1e3:
-        findings.append(
-            (DiagnosticStatus.WARN, f'latency {latency:.0f} ms, budget {latency_budget:.3g} s')
-        )
-    if not needed:
-        findings.append((DiagnosticStatus.OK, 'idle: nobody listens'))
-    elif not enabled:
-        findings.append((DiagnosticStatus.OK, 'disabled: frames pass through'))
-    findings.append((DiagnosticStatus.OK, f'{_rate(health.departures, now):.1f} frames/s'))
-
-    status = DiagnosticStatus(name=name, hardware_id=topic)
-    status.level, status.message = findings[0]
-    values = {
-        'model': engine.model,
-        'device': engine.provider,
-        'input rate (Hz)': f'{_rate(health.arrivals, now):.1f}',
-        'output rate (Hz)': f'{_rate(health.departures, now):.1f}',
-        **{f'{stage} (ms)': f'{_median(times):.1f}' for stage, times in health.stages.items()},
-        'age (ms)': f'{_median(health.age):.1f}',
-        'received': str(health.counts.received),
-        **{name: str(health.counts.of(name)) for name in OUTCOMES},
-        'in progress': str(health.counts.in_progress),
-        **{cause: str(count) for cause, count in sorted(health.counts.causes().items())},
-        'lost before the node': str(health.lost),
-        **{name: f'{score:.2f}' for name, score in health.degradation.items()},
-    }
-    status.values = [KeyValue(key=key, value=value) for key, value in values.items()]
-    return status
+    if clock_ns == 0:
+        return 'use_sim_time is true and nobody publishes /clock'
+    if stamp_ns == 0:
+        return 'frames carry no stamp: does the camera stamp its frames?'
+    if abs(age) <= DAY:
+        return ''
+    return f'stamps are {in_words(age)}: does the camera stamp its frames?'
 
 
-def _median(values: deque[float] | tuple[()]) -> float:
+def in_words(age: float) -> str:
+    """Seconds as '2.5 s old', '3 days old' or '1.0 s ahead of the clock'."""
+    if age < 0:
+        return f'{in_words(-age).removesuffix(" old")} ahead of the clock'
+    if age < DAY:
+        return f'{age:.1f} s old'
+    if age < 365 * DAY:
+        return f'{int(age / DAY)} days old'
+    return f'{int(age / 365.25 / DAY)} years old'
+
+
+def median(values: deque[float] | tuple[()]) -> float:
+    """The median; 0.0 of nothing."""
     return statistics.median(values) if values else 0.0
 
 
-def _rate(times: deque[float], now: float) -> float:
+def rate(times: deque[float], now: float) -> float:
     """Events per second over the last RATE_WINDOW seconds."""
     recent = [t for t in times if now - t <= RATE_WINDOW]
     return (len(recent) - 1) / (recent[-1] - recent[0]) if len(recent) > 2 else 0.0

@@ -22,21 +22,24 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from dap_led_ros import image_codec
+from dap_led_ros.bit_depth import AUTO
+from dap_led_ros.bit_depth import SETTINGS as BIT_SETTINGS
 from dap_led_ros.inference import weights
 from dap_led_ros.inference.backends.onnx import DEVICES
 from dap_led_ros.inference.enhancer import MIN_SIDE
 from dap_led_ros.inference.stream import MODES, StreamSettings
 
 QOS = ('auto', 'sensor_data', 'reliable')
-INPUT_TRANSPORTS = ('raw', 'compressed')
-OUTPUT_TRANSPORTS = ('raw', 'jpeg', 'png')
+INPUT_TRANSPORTS = ('raw', 'compressed', 'ffmpeg', 'foxglove')
+OUTPUT_TRANSPORTS = ('raw', 'jpeg', 'png', 'h264')
 _NAME = re.compile(r'([A-Za-z_]\w*(/[A-Za-z_]\w*)*)?')
 
 
 def _parameter(default: Any, description: str, **more: Any) -> Any:
     """Describe a parameter: allowed values, (least, most), and when it can change.
 
-    `changes` is 'always', 'unconfigured' (only while the node is not configured) or 'never'.
+    `changes` is 'always', 'unconfigured' (only while the node is not configured) or 'never';
+    `loose`: YAML may take a value for one of another type.
     """
     return field(default=default, metadata={'description': description, **more})
 
@@ -87,13 +90,15 @@ class Parameters:
     )
     input_transport: str = _parameter(
         'raw',
-        'raw (image_raw) or compressed (image_raw/compressed: JPEG or PNG).',
+        'raw (image_raw); compressed (image_raw/compressed: JPEG, PNG or, with PyAV, H.264 and '
+        'H.265); ffmpeg (image_raw/ffmpeg: FFMPEGPacket) or foxglove (image_raw/foxglove: '
+        'CompressedVideo), both with PyAV.',
         allowed=INPUT_TRANSPORTS,
         changes='unconfigured',
     )
     output_transport: str = _parameter(
         'raw',
-        'raw (enhanced/image_raw), or jpeg or png (enhanced/image_raw/compressed).',
+        'raw (enhanced/image_raw); jpeg, png or, with PyAV, h264 (enhanced/image_raw/compressed).',
         allowed=OUTPUT_TRANSPORTS,
         changes='unconfigured',
     )
@@ -129,6 +134,7 @@ class Parameters:
         'auto (good frames pass through, bad ones are enhanced, between them it blends), always '
         'or off.',
         allowed=MODES,
+        loose=True,
     )
     strength: float = _parameter(
         _GATE.strength,
@@ -144,6 +150,13 @@ class Parameters:
         _GATE.enhance_above,
         'Mode auto: degradation above which a frame is enhanced at full strength.',
         limits=(0.0, 1.0),
+    )
+    bits: str = _parameter(
+        AUTO,
+        'Significant bits of 16-bit frames: auto (learned from the brightest pixel), 8 to 16, or '
+        'counts (they are measurements, such as thermal ones, and pass through).',
+        allowed=BIT_SETTINGS,
+        loose=True,
     )
     max_rate: float = _parameter(
         0.0,
@@ -260,8 +273,8 @@ def _descriptor(default: Any, metadata: Mapping[str, Any]) -> ParameterDescripto
     descriptor = ParameterDescriptor(
         description=metadata['description'],
         read_only=metadata.get('changes') == 'never',
-        # YAML, and so ROS's command line, takes a plain off for the boolean.
-        dynamic_typing='off' in metadata.get('allowed', ()),
+        # YAML, and so ROS's command line, takes a plain off for the boolean and 12 for a number.
+        dynamic_typing=metadata.get('loose', False),
     )
     if allowed := metadata.get('allowed'):
         descriptor.additional_constraints = 'One of: ' + ', '.join(map(repr, allowed))
@@ -292,4 +305,6 @@ def _value(node: Node, name: str) -> Any:
 def _converted(name: str, value: Any) -> Any:
     if name == 'mode' and value is False:
         return 'off'
+    if name == 'bits' and type(value) is int:
+        return str(value)
     return tuple(value) if isinstance(value, (list, tuple)) else value

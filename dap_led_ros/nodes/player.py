@@ -27,9 +27,14 @@ from dap_led_ros.evaluation.codec import enhanced_name
 from dap_led_ros.evaluation.graph_metrics import graph_metrics
 from dap_led_ros.evaluation.recording import COMPRESSED_IMAGE, IMAGE, Recording, Topic
 from dap_led_ros.nodes import running
+from dap_led_ros.nodes.arguments import usage, warn_of_misfits
 
 CLOCK_PERIOD = 0.01  # seconds between two /clock, steady
 PATIENCE = 30.0  # seconds to wait for the enhancing node
+TOPICS = """\
+  those of the recording    out, as they are in it
+  /clock                    out
+  enhanced/NAME             in, to measure: see the parameter enhanced"""
 SILENCE = 2.0  # seconds without a frame after the last one was sent
 
 
@@ -243,7 +248,13 @@ def _qos(topic: Topic) -> QoSProfile:
 
 def main(arguments: list[str] | None = None) -> int:
     """Play until the end or Ctrl-C and print the metrics; 1 if that failed."""
-    player = running.start('player', Player, arguments)
+
+    def begin() -> Player:
+        made = Player()
+        warn_of_misfits(made, arguments)
+        return made
+
+    player = running.start('player', begin, arguments, _usage)
     if isinstance(player, int):
         return player
     player.start()
@@ -255,6 +266,10 @@ def main(arguments: list[str] | None = None) -> int:
         Path(player.metrics_file).write_text(json.dumps(metrics, indent=1))
     running.end(player)
     return int(player.failed)
+
+
+def _usage() -> str:
+    return usage('player', TOPICS, {'all': 'See the comments of config/replay.yaml.'})
 
 
 if __name__ == '__main__':

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -11,14 +12,29 @@ from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 
+from dap_led_ros.nodes import arguments
+
 EXPECTED_AT_START = (ValueError, RuntimeError, OSError, ImportError, ParameterException)
 """What is told in one line."""
 Made = TypeVar('Made')
 
 
-def start(name: str, make: Callable[[], Made], arguments: list[str] | None) -> Made | int:
-    """Make a node, or what there is to it; else (it fails, Ctrl-C) returns the exit status."""
-    rclpy.init(args=arguments)
+def start(
+    name: str, make: Callable[[], Made], given: list[str] | None, usage: Callable[[], str]
+) -> Made | int:
+    """Make a node; where it fails, and after Ctrl-C and --help, the exit status.
+
+    :param given: arguments of the process; None: of sys.argv.
+    """
+    given = sys.argv[1:] if given is None else given
+    if arguments.wants_help(given):
+        print(usage())
+        return 0
+    try:
+        arguments.init(given)
+    except ValueError as error:
+        rclpy.logging.get_logger(name).fatal(f'cannot start: {error}')
+        return 1
     try:
         return make()
     except (KeyboardInterrupt, ExternalShutdownException):

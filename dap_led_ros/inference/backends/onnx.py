@@ -21,6 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from dap_led_ros.inference import model_file
+
 PROVIDERS = {
     'cpu': ['CPUExecutionProvider'],
     'cuda': ['CUDAExecutionProvider', 'CPUExecutionProvider'],
@@ -96,6 +98,7 @@ class OnnxBackend:
         :raises FileNotFoundError: the prior is not beside the model.
         """
         self._runtime = runtime()
+        model_file.check(path)
         self._path, self._threads = path, threads
         self._wanted = wanted_providers(device)
         self._session = self._open(path)
@@ -124,6 +127,7 @@ class OnnxBackend:
         self._sizes: dict[tuple[int, ...], Slot] = {}
         self._lock = threading.Lock()
         self._runs = 0
+        self._recent: list[tuple[int, ...]] = []
         self.crowded: dict[tuple[int, ...], int] = {}
         """On a GPU: how many frames of a size found MOST_SIZES other sizes in use."""
         self._prior = self._open_prior() if 'heatmap' in inputs else None
@@ -149,8 +153,20 @@ class OnnxBackend:
         if self.guided:
             given['heatmap'] = self.heatmap(self._planes(frames)) if heatmap is None else heatmap
         if self.provider == 'CPUExecutionProvider':
-            return self._session.run(None, given)[0]
+            return self._session.run(None, given, self._after(frames.shape))[0]
         return self._run_fixed(given)
+
+    def _after(self, shape: tuple[int, ...]) -> Any:
+        """Options of a run: with a new size of frames, memory that other sizes took goes back."""
+        with self._lock:
+            is_new = shape not in self._recent
+            if is_new:
+                self._recent = [*self._recent[1 - MOST_SIZES :], shape]
+        if not is_new:
+            return None
+        options = self._runtime.RunOptions()
+        options.add_run_config_entry('memory.enable_memory_arena_shrinkage', 'cpu:0')
+        return options
 
     def _planes(self, frames: np.ndarray) -> np.ndarray:
         if not self.takes_frames:
@@ -246,6 +262,8 @@ class OnnxBackend:
                 for name, size in zip(one.shape, fixed[one.name].shape):
                     if isinstance(name, str):
                         options.add_free_dimension_override_by_name(name, size)
+        # Plans of memory are kept for each size that was ever seen, and take twice as much of it.
+        options.enable_mem_pattern = (wanted or self._wanted) != PROVIDERS['cpu']
         providers = [
             (name, provider_options(name, path, shape, graph)) for name in wanted or self._wanted
         ]
@@ -260,6 +278,7 @@ class OnnxBackend:
             raise FileNotFoundError(
                 f'{self._path} needs {path.name} beside it: dap-led export writes both'
             )
+        model_file.check(path)
         # It takes frames of any size, for which TensorRT would build engines again and again.
         wanted = [name for name in self._wanted if not name.startswith('Tensorrt')]
         return self._open(path, wanted=wanted)
@@ -319,10 +338,10 @@ def provider_options(
         options = {'cudnn_conv_algo_search': 'HEURISTIC', 'use_tf32': '1'}
         return options | ({'enable_cuda_graph': '1'} if graph else {})
     if provider == 'TensorrtExecutionProvider' and shape:
-        folder = engine_folder(path, shape)
         try:
+            folder = engine_folder(path, shape)
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError:  # nowhere to keep the engine: build it at every start
+        except OSError:  # nowhere to keep the engine, or unwanted: build it at every start
             return {'trt_fp16_enable': '1'}
         return {
             'trt_fp16_enable': '1',
@@ -335,7 +354,12 @@ def provider_options(
 
 
 def engine_folder(path: Path, shape: tuple[int, ...]) -> Path:
-    """Where TensorRT keeps its engine of a model, at a shape, under the driver that runs now."""
+    """Where TensorRT keeps its engine of a model, at a shape, under the driver that runs now.
+
+    :raises OSError: the user wants nothing to be kept, by DAP_LED_CACHE=off.
+    """
+    if os.environ.get('DAP_LED_CACHE') == 'off':
+        raise OSError('DAP_LED_CACHE is off')
     cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
     content = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     size = 'x'.join(map(str, shape))
