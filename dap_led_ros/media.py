@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,8 +19,8 @@ os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')
 
 IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 _VIDEO_CODES = {'.avi': 'MJPG', '.mkv': 'mp4v', '.mov': 'mp4v', '.mp4': 'mp4v', '.webm': 'VP80'}
+_BAG_SUFFIXES = ('.mcap', '.db3', '.bag')
 _SIXTEEN_BIT_SUFFIXES = ('.png', '.tif', '.tiff')
-_BAG_IMAGE_TYPES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
 
 
 @dataclass
@@ -47,15 +48,28 @@ def open_source(path: str | Path, topic: str | None = None) -> Source:
     if not path.exists():
         raise FileNotFoundError(f'{path} does not exist')
     if path.is_dir():
-        if (path / 'metadata.yaml').exists():
+        if is_bag(path):
             return _open_bag(path, topic)
         pictures = find_images(path)
         if not pictures:
             raise ValueError(f'{path} has no pictures ({", ".join(IMAGE_SUFFIXES)}) and is no bag')
         return Source('folder', len(pictures), None, (read_image(p) for p in pictures))
+    if is_bag(path):
+        return _open_bag(path, topic)
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return Source('image', 1, None, iter([read_image(path)]))
     return _open_video(path)
+
+
+def is_bag(path: Path) -> bool:
+    """Whether a path is a recording: a file of one, or a folder with one."""
+    if path.is_dir():
+        return (path / 'metadata.yaml').exists() or any(map(_of_a_bag, path.iterdir()))
+    return _of_a_bag(path)
+
+
+def _of_a_bag(path: Path) -> bool:
+    return path.name.removesuffix('.zstd').endswith(_BAG_SUFFIXES)
 
 
 def find_images(folder: Path) -> list[Path]:
@@ -166,52 +180,50 @@ def _open_video(path: Path) -> Source:
 
 def _open_bag(path: Path, topic: str | None) -> Source:
     try:
-        from rosbags.highlevel import AnyReader, AnyReaderError
-        from rosbags.typesys import Stores, get_typestore
+        from dap_led_ros.evaluation.recording import Recording
     except ImportError:
         raise ValueError(f"{path} is a bag: pip install 'dap_led_ros[bags]' to read it") from None
-    reader = AnyReader([path], default_typestore=get_typestore(Stores.ROS2_HUMBLE))
+    from dap_led_ros.evaluation.codec import Decoder, is_camera
+
     try:
-        reader.open()
-    except AnyReaderError as error:
+        recording = Recording(path)
+    except ValueError as error:
         raise ValueError(f'{path} cannot be read as a bag: {error}') from None
-    cameras = [c for c in reader.connections if c.msgtype in _BAG_IMAGE_TYPES]
-    there = ', '.join(sorted({c.topic for c in cameras})) or 'none'
-    candidates = [c for c in cameras if topic in (None, c.topic)]
-    chosen = next((c for c in candidates if _first_frame_decodes(reader, c)), None)
+    cameras = [of for of in recording.counts if is_camera(of)]  # in the order of the file
+    there = ', '.join(sorted({of.name for of in cameras})) or 'none'
+    candidates = [of for of in cameras if topic in (None, of.name)]
+    chosen = next((of for of in candidates if _first_frame_decodes(recording, of)), None)
     if chosen is None:
-        reader.close()
         which = f'topic {topic} with frames' if topic else 'topic with frames'
         raise ValueError(f'{path} has no {which} of colour or grey; its image topics: {there}')
-    seconds, count = reader.duration / 1e9, chosen.msgcount
-    reader.close()
+    seconds, count = recording.seconds, recording.counts[chosen]
 
     def frames() -> Iterator[np.ndarray]:
         skipped = 0
-        with reader:
-            for connection, _, data in reader.messages(connections=[chosen]):
+        decoder = Decoder(chosen)
+        for of, _, data in recording.messages():
+            if of == chosen:
                 try:
-                    yield _decode_bag_image(reader.deserialize(data, connection.msgtype))
-                except ValueError:
+                    yield decoder.decode(data)[1]
+                except image_codec.ImageError:
                     skipped += 1
         if skipped:
-            warnings.warn(f'{skipped} frames of {chosen.topic} cannot be decoded', stacklevel=2)
+            warnings.warn(f'{skipped} frames of {chosen.name} cannot be decoded', stacklevel=2)
 
-    rate = (count - 1) / seconds if count > 1 and seconds > 0 else None
-    return Source('bag', count, rate, frames())
+    return Source('bag', count, (count - 1) / seconds if count > 1 and seconds else None, frames())
 
 
-def _first_frame_decodes(reader: object, connection: object) -> bool:
-    for _, _, data in reader.messages(connections=[connection]):
-        try:
-            _decode_bag_image(reader.deserialize(data, connection.msgtype))
-        except ValueError:
-            return False
-        return True
+def _first_frame_decodes(recording: Any, topic: Any) -> bool:
+    from dap_led_ros.evaluation.codec import Decoder
+
+    decoder = Decoder(topic)
+    for of, _, data in recording.messages():
+        if of == topic:
+            try:
+                decoder.decode(data)
+            except image_codec.MalformedImageError:
+                continue  # the next one may be whole, or a key frame
+            except image_codec.ImageError:
+                return False
+            return True
     return False
-
-
-def _decode_bag_image(message: object) -> np.ndarray:
-    if hasattr(message, 'encoding'):
-        return image_codec.decode(message)
-    return image_codec.decode_compressed(message)[0]

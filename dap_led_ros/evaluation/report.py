@@ -84,6 +84,7 @@ def describe(
         'command': _command(out, run, asked),
         'asked': asked,
         'trouble': trouble,
+        'others': run.get('others', {}),
         'missing': no_reference.available()[1] if run['no_reference'] else [],
         'topics': {
             topic: {
