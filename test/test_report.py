@@ -24,9 +24,20 @@ import browser
 from conftest import wait_until
 from test_replay import CAMERAS, FRAMES, done, run, small_frames, write  # noqa: F401, done
 
-from dap_led_ros.evaluation import compare, measures, report, segments, tally
+from dap_led_ros.evaluation import (
+    compare,
+    measures,
+    measuring,
+    report,
+    requirements,
+    segments,
+    tally,
+    verdict,
+)
 from dap_led_ros.evaluation import page as pages
+from dap_led_ros.evaluation.pairs import Pair
 from dap_led_ros.evaluation.tally import Tally
+from dap_led_ros.inference import Enhancer
 
 
 def basic(grey: np.ndarray) -> dict[str, float]:
@@ -73,13 +84,76 @@ def test_features_of_a_shifted_picture_agree(night):
     assert features.measure(grey[:1, :1])['keypoints'] == 0
 
 
-def test_harm_names_what_got_worse():
-    before = {'saturated': 1.0, 'inliers': 100.0, 'detections': 4.0, 'psnr': 20.0}
-    assert measures.harm(before, {**before, 'inliers': 150.0, 'psnr': 25.0}) == (0.0, '')
-    assert measures.harm(before, {**before, 'detections': 1.0}) == (75.0, 'detections lost')
-    assert measures.harm(before, {**before, 'psnr': 18.0}) == (20.0, 'PSNR lost')
-    few = {**before, 'inliers': 3.0}
-    assert measures.harm(few, {**few, 'inliers': 0.0})[0] == 0
+def judged(base: dict[str, float], after: dict[str, float]) -> dict[str, object]:
+    return verdict.of_frame({'auto': base, 'after': after})
+
+
+def test_help_and_harm_name_what_they_are_of():
+    base = {'saturated': 1.0, 'inliers': 400.0, 'detections': 4.0, 'psnr': 20.0}
+    assert judged(base, base) == {'help': 0, 'help_why': '', 'harm': 0, 'harm_why': ''}
+    worse = judged(base, {**base, 'detections': 1.0})
+    assert (worse['harm'], worse['harm_why'], worse['help']) == (75.0, 'detections lost', 0)
+    assert judged(base, {**base, 'psnr': 18.0})['harm'] == 20.0
+    assert judged(base, {**base, 'saturated': 14.0})['harm_why'] == 'newly saturated'
+    better = judged(base, {**base, 'inliers': 500.0, 'psnr': 20.5})
+    assert (better['help'], better['help_why'], better['harm']) == (25.0, 'more inlier matches', 0)
+    # 50 more of 400 are within the scatter of counts; so are all of few.
+    assert judged(base, {**base, 'inliers': 450.0})['help'] == 0
+    few = {**base, 'inliers': 3.0}
+    assert judged(few, {**few, 'inliers': 0.0})['harm'] == 0
+
+
+def test_auto_is_one_gain_as_bright_as_the_enhanced_frame(night):
+    dark, bright = night
+    auto = verdict.auto(dark, bright)
+    assert measures.luma(auto).mean() == pytest.approx(measures.luma(bright).mean(), rel=0.02)
+    # One number for all pixels: equal values stay equal, and greater ones are not less.
+    table = {}
+    for before, after in zip(dark[::7, ::7].ravel().tolist(), auto[::7, ::7].ravel().tolist()):
+        assert table.setdefault(before, after) == after
+    values = [table[key] for key in sorted(table)]
+    assert values == sorted(values)
+    assert verdict.auto(dark, dark) is dark
+
+
+def test_exposure_does_not_pass_for_quality(night):
+    """A run that only brightens has the contrast, sharpness and noise that it had before."""
+    dark = cv2.convertScaleAbs(night[1], alpha=0.3)
+    brighter = cv2.convertScaleAbs(dark, alpha=2.5)
+    row = measuring.basic(Pair({}, dark, brighter))
+    for name in ('contrast', 'sharpness', 'noise'):
+        assert row['after'][name] == pytest.approx(row['before'][name], rel=0.1), name
+        assert row['after'][name] == pytest.approx(row['auto'][name], rel=0.05), name
+
+
+def rows_of(kinds: str) -> Tally:
+    """A camera's frames: h helped, u unchanged, p passed, w worse, n neither, r refused."""
+    of = {
+        'h': {'changed': 30.0, 'help': 50.0, 'harm': 0.0},
+        'u': {'changed': 0.4, 'help': 50.0, 'harm': 50.0},
+        'p': {'outcome': 'passed_through', 'help': 0.0, 'harm': 0.0},
+        'w': {'changed': 30.0, 'help': 50.0, 'harm': 12.0},
+        'n': {'changed': 30.0, 'help': 5.0, 'harm': 2.0},
+        'r': {'outcome': 'refused'},
+    }
+    tally = Tally()
+    for time, kind in enumerate(kinds):
+        after = {} if kind == 'r' else {'after': {'inliers': 9.0}}
+        tally.add({'time': time, 'outcome': 'enhanced', **after, **of[kind]})
+    return tally
+
+
+def test_one_sentence_counts_each_frame_once():
+    found = verdict.of_camera(rows_of('hhhhhuupwnrr' * 10))
+    assert found['frames'] == 100
+    shares = {name: of['share'] for name, of in found.items() if name != 'frames'}
+    assert shares == {'helped': 50, 'unchanged': 30, 'harmed': 10, 'neither': 10}
+    for of in list(found.values())[1:]:
+        assert 0 <= of['low'] <= of['share'] <= of['high'] <= 100
+    said = verdict.sentence(found)
+    assert re.match(r'helped 50 % \(\d+–\d+\) of frames, no visible change 30 % \(', said)
+    assert 'perhaps harmed 10 % (' in said
+    assert verdict.sentence(verdict.of_camera(frames(0)['/camera'])).startswith('no verdict')
 
 
 def test_objects_are_followed():
@@ -175,6 +249,7 @@ def test_a_long_recording_takes_little_memory(tmp_path):
         measured = [
             {'topic': '/c', 'index': n, 'before': values, 'after': values, 'gain': 2.0,
              'change': 20.0 + n, 'harm': 0.0, 'harm_why': '', 'objects_before': things[:3],
+             'objects_auto': things[:3], 'auto': values, 'help': 0.0,
              'objects_after': things, 'objects_reference': things}
             for n in range(frames)
         ]  # fmt: skip
@@ -324,7 +399,14 @@ def test_the_page_works_in_a_browser(done, width):  # noqa: F811
         page.run('document.querySelector(".scrub > input").focus()')
         press(page, 'End')
         assert page.run(shown) != first
-        # A thumbnail where the pointer is.
+        # What a mere gain makes of the frame, in place of the camera's.
+        page.run('document.querySelector(".choice input[value=auto]").click()')
+        assert page.run('document.querySelector(".pair .tag.left").innerText') == 'auto'
+        under = 'document.querySelector(".pair .under")'
+        assert page.run(f'{under}.src === {under}.dataset.auto')
+        # Thumbnails beside the chart where the pointer is.
+        thumbnail = 'document.querySelector(".seen img").src'
+        first = page.run(thumbnail)
         page.run('document.querySelector(".timeline").scrollIntoView()')
         box = page.run(
             '(({x, y, width}) => ({x, y, width}))'
@@ -335,8 +417,8 @@ def test_the_page_works_in_a_browser(done, width):  # noqa: F811
                 'Input.dispatchMouseEvent',
                 type='mouseMoved', x=box['x'] + box['width'] / 2 + step, y=box['y'] + 60,
             )  # fmt: skip
-        pictures = 'document.querySelectorAll("#hover img").length'
-        assert wait_until(lambda: page.run(pictures) == 2)
+        assert wait_until(lambda: page.run(thumbnail) != first)
+        assert page.run('document.querySelectorAll(".seen img").length') == 3 * len(CAMERAS)
         assert page.complaints == []
     finally:
         page.close()
@@ -389,16 +471,16 @@ def test_compare_says_what_the_runs_do_not_share():
     assert compare.differences(run_a, run_a) == ([], set())
     run_b = {'bag': '/b', 'asked': {**asked, 'detector': 'bb'}}
     said, left_out = compare.differences(run_a, run_b)
-    assert left_out == {'detections', 'confidence', 'harm'}
+    assert left_out == {'detections', 'confidence', 'harm', 'help'}
     assert 'A is of /a, B of /b' in said[0]
-    assert 'not the same detector: no confidence, detections, perhaps harmed' in said[1]
+    assert 'not the same detector: no confidence, detections, perhaps harmed, helped' in said[1]
 
 
 def test_compare_prints_and_writes_a_page(done, tmp_path, capsys):  # noqa: F811
     _, out, _ = done
     assert run('compare', out, out, '--out', tmp_path / 'page.html') == 0
     said = capsys.readouterr().out
-    assert re.search(r'brightness \(grey levels\) +\d+ +\d+ +0 ', said)
+    assert re.search(r'brightness \(grey levels\) +\d+ +\d+ .* 0 ', said)
     page = (tmp_path / 'page.html').read_text()
     assert 'dap-led compare' in page
     assert '/front/image_raw' in page
@@ -432,3 +514,113 @@ def test_true_detections_at_a_precision():
 )
 def test_figures_read_well(value, said):
     assert pages.figure(value) == said
+
+
+def test_to_do_nothing_is_no_merit():
+    """B left all frames as they were: it has less noise, and wins nothing."""
+    busy, idle = frames(2.0), Tally()
+    for index in range(80):
+        values = {'contrast': 90.0, 'noise': 1.0}
+        idle.add(
+            {'time': index * 10, 'outcome': 'enhanced', 'changed': 0.0, 'harm': 0.0, 'help': 0.0,
+             'before': {'brightness': 20.0}, 'after': values, 'latency': 1.0}
+        )  # fmt: skip
+    (table,) = compare.compare(busy, {'/camera': idle}, set()).values()
+    assert all(line['better'] != 'B' for line in table)
+
+
+def test_the_timeline_leaves_out_gaps_of_hours():
+    seconds = np.concatenate(
+        [[0.0], 1.7e9 + np.arange(100) / 10, 1.7e9 + 9000 + np.arange(9) / 10]
+    )
+    at, gaps = pages.squeezed(seconds)
+    assert at[-1] < 20
+    assert (np.diff(at) > 0).all()
+    assert [gap['seconds'] for gap in gaps] == pytest.approx([1.7e9, 9000 - 9.9])
+    assert pages.squeezed(np.arange(5.0) * 100)[1] == []  # a slow camera has no gaps
+
+
+def test_spans_that_were_passed_through_are_shaded():
+    seconds = np.arange(6.0)
+    spans = pages._spans(seconds, np.array([1, 1, 0, 0, 1, 1], bool))
+    assert spans == [[0.0, 2.0], [4.0, 5.0]]
+
+
+def test_reasons_that_differ_in_numbers_are_one():
+    camera = Tally()
+    for number in range(50):
+        why = f'malformed message: {number}x72 cannot have {number} bytes'
+        camera.add({'time': number, 'outcome': 'refused', 'why': why})
+    assert camera.why == {'malformed message: 0x72 cannot have 0 bytes': 50}
+
+
+def test_changed_least_shows_other_scenes():
+    camera = Tally()
+    for index in range(200):
+        values = {side: {'brightness': 9.0} for side in measuring.SIDES}
+        change = abs(index - 100)
+        camera.add({'time': index, 'outcome': 'enhanced', 'change': change, 'harm': 0.0} | values)
+    chosen = sorted(index for _, index in pages.choose({'/c': camera})['changed least'])
+    assert min(np.diff(chosen)) > 20
+
+
+def content_of(**measured: dict[str, float]) -> dict[str, object]:
+    shares = {'helped': {'share': 60.0}, 'harmed': {'share': 3.0}, 'unchanged': {'share': 30.0}}
+    return {'topics': {'/camera': {'verdict': shares, 'measures': measured}}}
+
+
+@pytest.mark.parametrize(
+    ('text', 'missed'),
+    [
+        *[('inliers>=1.2x', False), ('inliers >= 1.6x', True), ('inliers>140', False)],
+        *[('harmed<=2%', True), ('harmed<=3%', False), ('helped>=60', False)],
+        *[('latency<50', False), ('latency<20', True), ('detections>=1x', True)],
+    ],
+)
+def test_requirements(text, missed):
+    content = content_of(inliers={'before': 100.0, 'after': 150.0}, latency={'median': 30.0})
+    lines = requirements.missed(content, [requirements.parse(text)])
+    assert bool(lines) == missed, lines
+    if missed:
+        assert f'required {text} on /camera: it ' in lines[0]
+
+
+@pytest.mark.parametrize(
+    ('text', 'said'),
+    [
+        ('inliers', 'is no requirement: write inliers>=1.2x'),
+        ('beauty>=1', 'beauty is not measured; use one of helped'),
+        ('latency<=2x', 'no value before enhancement'),
+        ('inliers>=2%', 'inliers is not in %'),
+    ],
+)
+def test_a_wrong_requirement_is_said_before_the_work(tmp_path, text, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        run('replay', tmp_path / 'nothing', '--out', tmp_path / 'out', '--require', text)
+    with pytest.raises(ValueError, match=re.escape(said)):
+        requirements.parse(text)
+
+
+def test_a_missed_requirement_has_an_exit_status_of_its_own(tmp_path, capsys):
+    write(tmp_path / 'bag', 'mcap', frames=3)
+    words = ['replay', tmp_path / 'bag', '--out', tmp_path / 'out', '--topic', '/front/image_raw']
+    words += ['--no-video', '--no-iqa']
+    assert run(*words, '--require', 'brightness>=1.5x', '--require', 'latency<0.001') == 3
+    said = capsys.readouterr().err
+    assert 'required latency<0.001 on /front/image_raw: it is ' in said
+    assert 'brightness>' not in said
+    assert run(*words, '--resume', '--require', 'brightness>=1.5x') == 0
+
+
+def test_the_report_says_what_really_ran(done):  # noqa: F811
+    _, out, _ = done
+    content = json.loads((out / 'report.json').read_text())
+    assert content['ran']['model'] == Enhancer.load().model
+    assert content['ran']['seconds'] > 0
+    assert content['ran']['began'].startswith('20')
+    page = (out / 'report.html').read_text()
+    for word in (content['ran']['model'], 'OpenCV', 'cores', content['ran']['began']):
+        assert word in page
+    front = content['topics'][CAMERAS[0]]
+    assert front['sentence'] in page
+    assert set(front['measures']['inliers']) >= {'before', 'auto', 'after', 'own'}

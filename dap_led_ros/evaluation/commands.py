@@ -44,6 +44,14 @@ def add_commands(commands: Any) -> None:
         '--format', choices=('mcap', 'sqlite3'), help='of the bag that is written; default: as BAG'
     )
     add('--humble', action='store_true', help='write a bag that ROS 2 Humble and Iron can read')
+    add(
+        '--require',
+        action='append',
+        default=[],
+        metavar='CONDITION',
+        help='such as inliers>=1.2x (of before) or harmed<=2%%, for every camera; may be given '
+        'again; else the exit status is 3',
+    )
     add('--resume', action='store_true', help='go on with a run that was interrupted')
     add('--ray', action='store_true', help='spread BAGs and parts of them over a Ray cluster')
     replay.set_defaults(run=_replay)

@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
+import platform
 import sqlite3
 import threading
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Generator, Iterator
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -221,6 +224,25 @@ def _write(segment: segments.Segment, item: Item, what: Plan) -> None:
     segment.write(what.cameras[item.topic], item.time, data, item.sent)
 
 
+def what_runs(enhancer: Enhancer) -> dict[str, str]:
+    """The model that really runs, its provider, the machine, and the versions of libraries."""
+    processor = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, StopIteration):  # not Linux
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+        name = next(line for line in lines if line.startswith('model name'))
+        processor = name.split(':')[1].strip()
+    versions = [f'Python {platform.python_version()}', f'OpenCV {cv2.__version__}']
+    for package in ('dap_led_ros', 'onnxruntime', 'onnxruntime-gpu', 'numpy'):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions.append(f'{package} {metadata.version(package)}')
+    return {
+        'model': enhancer.model,
+        'provider': enhancer.provider,
+        'machine': f'{processor}, {os.cpu_count()} cores',
+        'versions': ', '.join(versions),
+    }
+
+
 # --- segments ----------------------------------------------------------------------------------
 
 
@@ -242,6 +264,7 @@ def enhance_recording(
     seconds = Counter(read=0.0, enhance=0.0, write=0.0)
     enhanced: Counter[str] = Counter()
     begin, cpu = time.perf_counter(), time.process_time()
+    ran = what_runs(enhancer)
     items = in_background(_enhance(in_background(_read(what, todo, seconds)), enhancer, seconds))
     total = sum(what.recording.counts[topic] for topic in what.cameras)
     done = sum(sum(of['read'].values()) for of in segments.journals(out) if of['whole'])
@@ -273,7 +296,7 @@ def enhance_recording(
                 journal = {
                     'whole': item is None or item.topic is None,
                     'trouble': what.recording.trouble,
-                    'provider': enhancer.provider,
+                    'ran': ran,
                     'seconds': {name: seconds[name] - before[name] for name in before},
                 }
                 segment.commit(journal, rows)

@@ -22,25 +22,30 @@ from typing import Any
 import cv2
 from tqdm import tqdm
 
-from dap_led_ros.evaluation import measures, segments
+from dap_led_ros.evaluation import measures, segments, verdict
 from dap_led_ros.evaluation.background import in_background
 from dap_led_ros.evaluation.no_reference import NoReference
 from dap_led_ros.evaluation.pairs import Pair, pairs
 
-SIDES = ('before', 'after')
+SIDES = ('before', 'auto', 'after')
+"""The camera's frame, the same times one gain (see verdict.py), and the enhanced one."""
 _AHEAD = 4
 """Frames on their way through the stages."""
 
 Row = dict[str, Any]
-"""Values by measure; 'before' and 'after' hold those that are measured of both."""
+"""Values by measure; those of SIDES hold what is measured of each."""
 
 
 def basic(pair: Pair) -> Row:
-    """Brightness to saturated, gain and change; PSNR and SSIM where there is a reference."""
+    """Brightness to saturated, gain and change; PSNR and SSIM where there is a reference.
+
+    Contrast, sharpness and noise of each side are as of a frame as bright as the one before.
+    """
     row: Row = {}
     for side in SIDES:
         frame = getattr(pair, side)
-        row[side] = measures.basic(frame, measures.luma(frame))
+        found = measures.basic(frame, measures.luma(frame))
+        row[side] = measures.at_brightness(found, row.get('before', found)['brightness'])
         if pair.reference is not None:
             row[side] |= measures.full_reference(frame, pair.reference)
     row['gain'] = row['after']['brightness'] / max(row['before']['brightness'], 1e-6)
@@ -55,7 +60,7 @@ class Features:
         self._orb: dict[tuple[str, str], measures.Features] = defaultdict(measures.Features)
 
     def measure(self, pair: Pair) -> Row:
-        """Keypoints, matches and inliers of both frames."""
+        """Keypoints, matches and inliers of each side."""
         return {
             side: self._orb[pair.row['topic'], side].measure(measures.luma(getattr(pair, side)))
             for side in SIDES
@@ -63,7 +68,7 @@ class Features:
 
 
 class Detection:
-    """Objects in both frames."""
+    """Objects of each side."""
 
     def __init__(self, model: str, allow_pickle: bool) -> None:
         """Load the detector; errors are those of detection.yolo.Detector."""
@@ -224,11 +229,11 @@ def _timed(measure: Callable[[Pair], Row], pair: Pair, name: str, seconds: Count
 
 def _finish(pair: Pair, results: list[Future[Row]]) -> Row:
     """The row of a pair from those of its stages."""
-    row: Row = {'topic': pair.row['topic'], 'index': pair.row['index'], 'before': {}, 'after': {}}
+    row: Row = {'topic': pair.row['topic'], 'index': pair.row['index']}
+    row |= {side: {} for side in SIDES}
     for result in results:
         found = result.result()
         for side in SIDES:
             row[side] |= found.pop(side, {})
         row |= found
-    row['harm'], row['harm_why'] = measures.harm(row['before'], row['after'])
-    return row
+    return row | verdict.of_frame(row)

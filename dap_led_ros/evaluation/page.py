@@ -11,16 +11,19 @@ from typing import Any
 import cv2
 import numpy as np
 
-from dap_led_ros.evaluation import measures, measuring
+from dap_led_ros.evaluation import measures, measuring, verdict
 from dap_led_ros.evaluation.measuring import SIDES
 from dap_led_ros.evaluation.pairs import pairs
 from dap_led_ros.evaluation.tally import OUTCOMES, Tally
+from dap_led_ros.evaluation.video import video_path
 
-HARMED = 10.0
-"""Percent of harm from which a frame is shown as perhaps harmed."""
 SHEET, SCRUB, THUMBNAILS = 4, 24, 60
 """Frames of each group of the contact sheet, and of each camera to scrub through and to hover."""
 PICTURE_WIDTH, THUMBNAIL_WIDTH = 640, 200
+GAP = 60.0
+"""Seconds without a frame from which a timeline leaves them out."""
+MOST_GAPS = 300
+"""Most gaps and spans that are drawn."""
 POINTS = 1500
 """Most points of a line; longer ones show means of neighbours."""
 BOX = (255, 170, 60)
@@ -34,7 +37,7 @@ Key = tuple[str, int]
 
 
 def choose(cameras: dict[str, Tally]) -> dict[str, list[Key]]:
-    """Frames for the contact sheet, by group; no two of them neighbours."""
+    """Frames for the contact sheet, by group; each of another tenth of the recording or so."""
     keys: list[Key] = []
     columns: list[list[np.ndarray]] = []
     for topic, camera in cameras.items():
@@ -50,21 +53,22 @@ def choose(cameras: dict[str, Tally]) -> dict[str, list[Key]]:
 
     def group(values: np.ndarray, among: np.ndarray) -> list[Key]:
         order = np.argsort(values, kind='stable')
-        return _apart(keys[place] for place in order if among[place])
+        apart = {topic: max(3, len(camera) // 10) for topic, camera in cameras.items()}
+        return _apart((keys[place] for place in order if among[place]), apart)
 
     return {
         'changed most': group(-change, change >= 0),
         'changed least': group(change, change >= 0),
-        'perhaps harmed': group(-harm, harm >= HARMED),
+        'perhaps harmed': group(-harm, harm >= verdict.MATTERS),
         'detections differ': group(-np.abs(more), more != 0),
     }
 
 
-def _apart(keys: Iterable[Key]) -> list[Key]:
-    """The first few that are at least three frames from one another."""
+def _apart(keys: Iterable[Key], apart: dict[str, int]) -> list[Key]:
+    """The first few that are so many frames from one another: other scenes."""
     taken: list[Key] = []
     for topic, index in keys:
-        if all(abs(other - index) > 3 for of, other in taken if of == topic):
+        if all(abs(other - index) > apart[topic] for of, other in taken if of == topic):
             taken.append((topic, index))
         if len(taken) == SHEET:
             break
@@ -79,7 +83,7 @@ def _evenly(indices: np.ndarray, count: int) -> list[int]:
 def _pictures(
     out: Path, journals: list[dict[str, Any]], wanted: dict[Key, set[int]]
 ) -> dict[tuple[str, int, int], list[str]]:
-    """Data addresses of frames before and after, by topic, index and width; objects are framed."""
+    """Data addresses of each side, by topic, index and width; objects are framed."""
     found = {}
     for journal in journals:
         here = {
@@ -131,24 +135,25 @@ def _data_address(frame: np.ndarray, width: int) -> str:
 # --- the page ----------------------------------------------------------------------------------
 
 TIMELINES = {
-    'brightness': ('before', 'after'),
-    'sharpness': ('before', 'after'),
-    'inliers': ('before', 'after'),
-    'detections': ('before', 'after'),
-    'psnr': ('before', 'after'),
-    'flicker': ('before', 'after'),
+    'brightness': SIDES,
+    'sharpness': SIDES,
+    'inliers': SIDES,
+    'detections': SIDES,
+    'psnr': SIDES,
+    'flicker': SIDES,
     'degradation': ('low_light', 'blur'),
     'gain': ('gain',),
     'latency': ('latency',),
 }
 
 
-def _timeline(camera: Tally, shown: np.ndarray, start: int) -> dict[str, Any]:
+def _timeline(camera: Tally, shown: np.ndarray) -> dict[str, Any]:
     """Lines of a camera over seconds, as long as the page can show, broken where frames miss.
 
     :param shown: indices of the frames.
     """
-    seconds = (camera['time'][shown] - start) / 1e9
+    times = camera['time'][shown]
+    seconds, long_gaps = squeezed((times - times[0]) / 1e9)
     steps = np.diff(seconds)
     # A gap where the next frame is ten times later than usual.
     gaps = np.flatnonzero(steps > 10 * np.median(steps)) + 1 if len(steps) else []
@@ -174,7 +179,49 @@ def _timeline(camera: Tally, shown: np.ndarray, start: int) -> dict[str, Any]:
             measure = {**measures.PER_FRAME, **measures.PER_PAIR}.get(name)
             unit = f' ({measure.unit})' if measure and measure.unit else ''
             plots[name] = {'title': (measure.title if measure else name) + unit, 'lines': found}
-    return {'seconds': thinned(seconds), 'plots': plots, 'each': width}
+    passed = camera['outcome'][shown] == OUTCOMES.index('passed_through')
+    return {
+        'seconds': thinned(seconds),
+        'plots': plots,
+        'each': width,
+        'gaps': long_gaps,
+        'passed': _spans(seconds, passed),
+    }
+
+
+def squeezed(seconds: np.ndarray) -> tuple[np.ndarray, list[dict[str, float]]]:
+    """Seconds without long gaps, and where each was and how long; else they are all of the page.
+
+    A gap of a minute or more, that is no usual distance of frames, leaves a fiftieth of the rest.
+    """
+    steps = np.diff(seconds)
+    if not len(steps):
+        return seconds, []
+    long = steps > max(GAP, 10 * float(np.median(steps)))
+    rest = max(float(steps[~long].sum()), 1.0)
+    kept = np.where(long, 0.02 * rest, steps)
+    at = np.concatenate([[0.0], np.cumsum(kept)])
+    places = np.flatnonzero(long)
+    return at, [
+        {'at': float(at[n] + kept[n] / 2), 'seconds': float(steps[n])} for n in places[:MOST_GAPS]
+    ]
+
+
+def _placed(
+    frames: list[dict[str, Any]], camera: Tally, shown: np.ndarray
+) -> list[dict[str, Any]]:
+    """Frames with their place on the timeline, `at`."""
+    times = camera['time'][shown]
+    places = dict(zip(shown.tolist(), squeezed((times - times[0]) / 1e9)[0].tolist()))
+    return [{**frame, 'at': places[frame['index']]} for frame in frames]
+
+
+def _spans(seconds: np.ndarray, which: np.ndarray) -> list[list[float]]:
+    """Begin and end of the runs of frames that are true."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], which.astype(np.int8), [0]])))
+    ends = np.append(seconds, seconds[-1:])
+    spans = [[float(ends[a]), float(ends[b])] for a, b in edges.reshape(-1, 2)]
+    return spans[:MOST_GAPS]
 
 
 def write(
@@ -214,13 +261,16 @@ def write(
                 'topic': topic,
                 'index': index,
                 'seconds': round((int(cameras[topic]['time'][index]) - start) / 1e9, 3),
-                'before': both[0],
-                'after': both[1],
+                **dict(zip(SIDES, sides)),
                 'said': _said(cameras[topic], index),
             }
             for index in indices
-            if (both := images.get((topic, index, width)))
+            if (sides := images.get((topic, index, width)))
         ]
+
+    def video(topic: str) -> str:
+        path = video_path(out, topic)
+        return path.relative_to(out).as_posix() if path.is_file() else ''
 
     page = (
         environment()
@@ -235,16 +285,21 @@ def write(
             },
             cameras={
                 topic: {
-                    'timeline': _timeline(cameras[topic], indices, start),
+                    'timeline': _timeline(cameras[topic], indices),
+                    'first': round((int(cameras[topic]['time'][indices[0]]) - start) / 1e9, 3),
+                    'video': video(topic),
                     'scrub': frames(topic, scrub),
-                    'thumbnails': frames(topic, thumbnails, THUMBNAIL_WIDTH),
+                    'thumbnails': _placed(
+                        frames(topic, thumbnails, THUMBNAIL_WIDTH), cameras[topic], indices
+                    ),
                 }
                 for topic, (indices, scrub, thumbnails) in shown.items()
             },
             per_frame=measures.PER_FRAME,
             per_pair=measures.PER_PAIR,
             measured={name for of in content['topics'].values() for name in of['measures']},
-            harmed=HARMED,
+            harmed=verdict.MATTERS,
+            rule=verdict.RULE,
             plotly=get_plotlyjs(),
         )
     )
@@ -262,6 +317,7 @@ def environment() -> Any:
         lstrip_blocks=True,
     )
     made.filters['figure'] = figure
+    made.filters['duration'] = duration
     made.policies['json.dumps_kwargs'] = {'sort_keys': False}
     return made
 
@@ -275,12 +331,20 @@ def _said(camera: Tally, index: int) -> str:
     said = []
     if not np.isnan(value('change')):
         said.append(f'changed by {value("change"):.0f} grey levels, gain {value("gain"):.1f}')
-    if value('harm') >= HARMED:
-        said.append(f'{camera.losses[camera["loss"][index]]}: {value("harm"):.0f} %')
+    if value('harm') >= verdict.MATTERS:
+        said.append(f'{camera.losses[camera["loss"][index]]}: {value("harm"):.0f} %, to auto')
     if not np.isnan(value('detections_before')):
-        before, after = (value(f'detections_{side}') for side in SIDES)
+        before, after = (value(f'detections_{side}') for side in ('before', 'after'))
         said.append(f'detections {before:.0f} to {after:.0f}')
     return '; '.join(said)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: 4 s, 3 min, 2.5 h, 12 days."""
+    for unit, size in (('days', 86400), ('h', 3600), ('min', 60)):
+        if seconds >= 2 * size:
+            return f'{figure(seconds / size)} {unit}'
+    return f'{figure(seconds)} s'
 
 
 def figure(value: float | None) -> str:

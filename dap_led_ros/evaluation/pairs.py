@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Collection, Generator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dap_led_ros import image_codec
-from dap_led_ros.evaluation import segments
+from dap_led_ros.evaluation import segments, verdict
 from dap_led_ros.evaluation.codec import Decoder, enhanced_name, is_camera
 from dap_led_ros.evaluation.recording import Recording
 from dap_led_ros.media import eight_bit
@@ -29,6 +30,11 @@ class Pair:
     before: np.ndarray
     after: np.ndarray
     reference: np.ndarray | None = None
+
+    @cached_property
+    def auto(self) -> np.ndarray:
+        """The frame before, as bright as the one after."""
+        return verdict.auto(self.before, self.after)
 
 
 def pairs(

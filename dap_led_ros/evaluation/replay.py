@@ -18,13 +18,14 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import astuple, dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dap_led_ros import image_codec
-from dap_led_ros.evaluation import enhancing, no_reference, report, segments
+from dap_led_ros.evaluation import enhancing, no_reference, report, requirements, segments
 from dap_led_ros.evaluation.codec import (
     Decoder,
     camera_info_name,
@@ -291,19 +292,22 @@ def _ctrl_c() -> Iterator[threading.Event]:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Replay, measure and report; 0 when done, 1 when stopped by Ctrl-C."""
+    """Replay, measure and report; 0 when done, 1 when stopped, 3 when a requirement is missed."""
     report.check_libraries()
+    required = [requirements.parse(text) for text in options.require]
     job = prepare(options)
     # Before the long work: what is wrong with it shall show now.
     enhancer = Enhancer.load(options.model, options.device)
     measuring = job.measuring()
     job.begin()
+    began, start = datetime.now().astimezone().isoformat(timespec='seconds'), time.perf_counter()
     told = set(job.what.recording.trouble)
     with _ctrl_c() as stopped:
         whole = _enhance(job, enhancer, stopped)
         whole = whole and measure_run(job.out, measuring, range(len(job.what.parts)), stopped)
         whole = whole and (not options.video or write_videos(job.out, stopped))
     shutil.rmtree(job.out / '.part', ignore_errors=True)
+    segments.add_session(job.out, began, time.perf_counter() - start)
     written = report.write(job.out)
     for line in written['trouble']:
         if line not in told:  # found out while it was read
@@ -315,7 +319,11 @@ def run(options: argparse.Namespace) -> int:
             'dap-led: interrupted; what was written is whole, and --resume goes on',
             file=sys.stderr,
         )
-    return 0 if whole else 1
+        return 1
+    lines = requirements.missed(written, required)
+    for line in lines:
+        print(f'dap-led: {line}', file=sys.stderr)
+    return requirements.FAILED if lines else 0
 
 
 def _enhance(job: Job, enhancer: Enhancer, stopped: threading.Event) -> bool:

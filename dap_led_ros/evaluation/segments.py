@@ -200,6 +200,21 @@ def numbered(rows: list[dict[str, Any]], journal: dict[str, Any]) -> list[dict[s
     return rows
 
 
+def add_session(out: Path, began: str, seconds: float) -> None:
+    """Note that somebody worked on the run; began: date and time, ISO 8601."""
+    write_json(_sessions_path(out), [*sessions(out), {'began': began, 'seconds': seconds}])
+
+
+def sessions(out: Path) -> list[dict[str, Any]]:
+    """What add_session() noted, in order."""
+    path = _sessions_path(out)
+    return read_json(path) if path.is_file() else []
+
+
+def _sessions_path(out: Path) -> Path:
+    return out / 'segments' / 'sessions.json'
+
+
 def _path(out: Path, index: int) -> Path:
     return out / 'segments' / f'{index}.json'
 
