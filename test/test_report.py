@@ -151,7 +151,9 @@ def test_one_sentence_counts_each_frame_once():
     for of in list(found.values())[1:]:
         assert 0 <= of['low'] <= of['share'] <= of['high'] <= 100
     said = verdict.sentence(found)
-    assert re.match(r'helped 50 % \(\d+–\d+\) of frames, no visible change 30 % \(', said)
+    assert re.match(
+        r'against a mere gain: helped 50 % \(\d+–\d+\) of frames, no visible change 30 % \(', said
+    )
     assert 'perhaps harmed 10 % (' in said
     assert verdict.sentence(verdict.of_camera(frames(0)['/camera'])).startswith('no verdict')
 

@@ -105,14 +105,14 @@ PER_PAIR = {
         '%',
         1,
         'the best of: share of inlier matches gained, share of detections gained, and PSNR gained '
-        'as a share of 10 dB, all against `auto`; 0 if none got better',
+        'as a share of 10 dB, all against auto; 0 if none got better',
     ),
     'harm': Measure(
         'perhaps harmed',
         '%',
         -1,
         'the worst of: share of inlier matches lost, share of detections lost, share of pixels '
-        'newly saturated, and PSNR lost as a share of 10 dB, all against `auto`; 0 if none got '
+        'newly saturated, and PSNR lost as a share of 10 dB, all against auto; 0 if none got '
         'worse',
     ),
     'latency': Measure('latency', 'ms', -1, 'time of one enhancement, steady clock'),

@@ -22,7 +22,7 @@ _MOST_GAIN = 255.0
 RULE = (
     'each frame counts once. No visible change: passed through, or changed by less than '
     f'{UNCHANGED} grey levels (mean absolute difference). Perhaps harmed: it lost '
-    f'{MATTERS:.0f} % or more of something against `auto`, which is the same frame times one '
+    f'{MATTERS:.0f} % or more of something against auto, which is the same frame times one '
     'gain, as bright as the enhanced one: inlier matches (by more than twice the square root of '
     'their sum, too, which is their scatter), detections, pixels newly saturated, or PSNR as a '
     f'share of 10 dB. Helped: it gained {MATTERS:.0f} % or more of inlier matches, detections or '
@@ -129,4 +129,4 @@ def sentence(verdict: dict[str, Any]) -> str:
             continue
         share = f'{of["share"]:.0f} % ({of["low"]:.0f}–{of["high"]:.0f})'
         parts.append(f'{words} {share}' + (' of frames' if name == 'helped' else ''))
-    return ', '.join(parts)
+    return 'against a mere gain: ' + ', '.join(parts)
