@@ -8,7 +8,7 @@ package_name = 'dap_led_ros'
 
 # Only ONE of the extras `cpu` and `gpu`: both wheels own the folder onnxruntime/ and overwrite
 # each other. OpenCV likewise: one wheel, the headless one. `dap-led doctor` finds a mixed install.
-opencv = ['opencv-python-headless>=4.8,<6']
+opencv = ['opencv-python-headless>=4.8,<6', 'pillow>=9,<14']  # pictures, and their metadata
 ros = ['rclpy', 'sensor-msgs', 'diagnostic-msgs', 'lifecycle-msgs', 'std-srvs', 'rmw-fastrtps-cpp']
 extras = {
     'cpu': ['onnxruntime>=1.17,<2', *opencv],  # the network on a CPU; images and video
@@ -17,6 +17,7 @@ extras = {
     'bags': ['rosbags>=0.11,<0.12', 'mcap>=1.2,<2', 'zstandard>=0.20,<1'],
     # H.264 in and out, videos with their sound and time stamps; cameras of Foxglove in protobuf
     'video': ['av>=13,<19', 'mcap-protobuf-support>=0.5,<1'],
+    'heif': ['pillow-heif>=0.16,<2'],  # pictures of telephones (.heic)
     'report': ['jinja2>=3.1,<4', 'plotly>=5,<8'],  # dap-led replay: one page, works offline
     'plot': ['matplotlib>=3.5,<4'],  # dap-led benchmark --plot
     'ray': ['ray>=2.9,<3'],  # dap-led replay --ray: bags and parts of them on a cluster

@@ -6,21 +6,21 @@ import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
-from dap_led_ros import image_codec
+from dap_led_ros import image_codec, pictures, video_file
 
 # FFmpeg reads this once, at the first video; our own messages say what is wrong with a file.
 os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')
 
-IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
+IMAGE_SUFFIXES = pictures.SUFFIXES
 _VIDEO_CODES = {'.avi': 'MJPG', '.mkv': 'mp4v', '.mov': 'mp4v', '.mp4': 'mp4v', '.webm': 'VP80'}
 _BAG_SUFFIXES = ('.mcap', '.db3', '.bag')
-_SIXTEEN_BIT_SUFFIXES = ('.png', '.tif', '.tiff')
 
 
 @dataclass
@@ -78,30 +78,19 @@ def find_images(folder: Path) -> list[Path]:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """(H, W, 3) RGB uint8 or uint16 of a picture; grey becomes RGB, transparency is left out.
+    """(H, W, 3) RGB uint8 or uint16 of a picture, upright; grey becomes RGB.
 
-    :raises ValueError: the file is no picture that OpenCV can read.
+    :raises ValueError: the file is no picture that can be read.
     """
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
-    if image is None or image.dtype not in (np.uint8, np.uint16):
-        raise ValueError(f'{path} cannot be read as a picture of 8 or 16 bit')
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return pictures.read(path).frame
 
 
 def write_image(path: Path, frame: np.ndarray) -> None:
     """Write (H, W, 3) RGB; the suffix decides the format, and whether 16 bit stay 16.
 
-    :raises ValueError: OpenCV cannot write this format here.
+    :raises ValueError: this format cannot be written here.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix.lower() not in _SIXTEEN_BIT_SUFFIXES:
-        frame = eight_bit(frame)
-    try:
-        written = cv2.imwrite(str(path), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-    except cv2.error:
-        written = False
-    if not written:
-        raise ValueError(f'{path} cannot be written: use one of {", ".join(IMAGE_SUFFIXES)}')
+    pictures.write(path, pictures.Picture(frame))
 
 
 def eight_bit(frame: np.ndarray) -> np.ndarray:
@@ -117,8 +106,9 @@ def eight_bit(frame: np.ndarray) -> np.ndarray:
 
 
 class VideoFile:
-    """A video that appears under its name when it is complete.
+    """A video of a steady rate, that appears under its name when it is complete.
 
+    H.264 where PyAV is installed, which browsers play; else, and in .avi, a codec of OpenCV.
     Video codecs want even sides: a frame of odd width or height gets its last column or row twice.
     """
 
@@ -132,32 +122,51 @@ class VideoFile:
         self.path = path
         self.rate = round(rate, 2) if rate < 650 else round(rate)  # MPEG-4 takes no finer ones
         self._part = path.with_name(f'.part-{path.name}')
-        self._writer: cv2.VideoWriter | None = None
+        self._writer: Any = None
+        self._container: Any = None
 
     def write(self, frame: np.ndarray) -> None:
         """Append (H, W, 3) RGB uint8; all frames have the size of the first."""
-        height, width = frame.shape[:2]
-        if height % 2 or width % 2:
-            frame = cv2.copyMakeBorder(frame, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
         if self._writer is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            code = cv2.VideoWriter_fourcc(*_VIDEO_CODES[self.path.suffix.lower()])
-            size = frame.shape[1::-1]
-            self._writer = cv2.VideoWriter(str(self._part), code, self.rate, size)
-            if not self._writer.isOpened():
-                raise ValueError(f'{self.path} cannot be written: OpenCV lacks the video codec')
-        self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+            by_pyav = self.path.suffix.lower() in video_file.SUFFIXES and video_file.available()
+            (self._begin if by_pyav else self._begin_with_opencv)(frame)
+        if self._container is not None:
+            self._writer.write(frame, None)
+        else:
+            self._writer.write(cv2.cvtColor(video_file.even(frame), cv2.COLOR_RGB2BGR))
+
+    def _begin(self, frame: np.ndarray) -> None:
+        self._container = video_file.create(self._part)
+        rate = Fraction(self.rate).limit_denominator(1001)
+        codec = video_file.codec_for(self.path)
+        self._writer = video_file.Writer(self._container, codec, 1 / rate, rate)
+        self._writer.shape(frame)
+
+    def _begin_with_opencv(self, frame: np.ndarray) -> None:
+        code = cv2.VideoWriter_fourcc(*_VIDEO_CODES[self.path.suffix.lower()])
+        size = video_file.even(frame).shape[1::-1]
+        self._writer = cv2.VideoWriter(str(self._part), code, self.rate, size)
+        if not self._writer.isOpened():
+            raise ValueError(f'{self.path} cannot be written: OpenCV lacks the video codec')
 
     def __enter__(self) -> VideoFile:
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
-        if self._writer is not None:
-            self._writer.release()
+        if self._writer is None:
+            return
+        try:
+            if self._container is None:
+                self._writer.release()
+            else:
+                if kind is None:
+                    self._writer.finish()
+                self._container.close()
             if kind is None:
                 self._part.replace(self.path)
-            else:
-                self._part.unlink(missing_ok=True)
+        finally:
+            self._part.unlink(missing_ok=True)
 
 
 def _open_video(path: Path) -> Source:

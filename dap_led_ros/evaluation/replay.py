@@ -7,16 +7,14 @@ written, video.py and report.py show it.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import hashlib
 import shutil
-import signal
 import statistics
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import astuple, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -39,6 +37,7 @@ from dap_led_ros.evaluation.recording import Recording
 from dap_led_ros.evaluation.topics import CAMERA_INFO, Topic
 from dap_led_ros.evaluation.video import write_videos
 from dap_led_ros.inference import Enhancer, weights
+from dap_led_ros.stopping import stop_wished
 
 ALONE_FRAMES, ALONE_SECONDS = 10, 0.5
 """For so long at least the model's own rate is measured, before a run and after it."""
@@ -272,25 +271,6 @@ class _Alone:
         }
 
 
-@contextlib.contextmanager
-def _ctrl_c() -> Iterator[threading.Event]:
-    """Ctrl-C sets the event, so that what is written ends well; a second one interrupts."""
-    pressed = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield pressed
-        return
-
-    def press(*_: Any) -> None:
-        pressed.set()
-        signal.signal(signal.SIGINT, before)
-
-    before = signal.signal(signal.SIGINT, press)
-    try:
-        yield pressed
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def run(options: argparse.Namespace) -> int:
     """Replay, measure and report; 0 when done, 1 when stopped, 3 when a requirement is missed."""
     report.check_libraries()
@@ -302,7 +282,7 @@ def run(options: argparse.Namespace) -> int:
     job.begin()
     began, start = datetime.now().astimezone().isoformat(timespec='seconds'), time.perf_counter()
     told = set(job.what.recording.trouble)
-    with _ctrl_c() as stopped:
+    with stop_wished() as stopped:
         whole = _enhance(job, enhancer, stopped)
         whole = whole and measure_run(job.out, measuring, range(len(job.what.parts)), stopped)
         whole = whole and (not options.video or write_videos(job.out, stopped))
