@@ -485,6 +485,9 @@ def test_compare_prints_and_writes_a_page(done, tmp_path, capsys):  # noqa: F811
     assert re.search(r'brightness \(grey levels\) +\d+ +\d+ .* 0 ', said)
     page = (tmp_path / 'page.html').read_text()
     assert 'dap-led compare' in page
+    with pytest.raises(ValueError, match='exists: choose another --out or add --overwrite'):
+        run('compare', out, out, '--out', tmp_path / 'page.html')
+    assert run('compare', out, out, '--out', tmp_path / 'page.html', '--overwrite') == 0
     assert '/front/image_raw' in page
     with pytest.raises(ValueError, match='has no report'):
         run('compare', out, tmp_path)

@@ -60,6 +60,7 @@ def add_commands(commands: Any) -> None:
     compare.add_argument('a', type=Path, metavar='OUT_A')
     compare.add_argument('b', type=Path, metavar='OUT_B')
     compare.add_argument('--out', type=Path, metavar='FILE.html', help='also write a page')
+    compare.add_argument('--overwrite', action='store_true', help='replace FILE.html')
     compare.set_defaults(run=_compare)
 
 

@@ -23,6 +23,8 @@ def run(options: argparse.Namespace) -> int:
     outs = (options.a, options.b)
     if options.out and not options.out.resolve().parent.is_dir():
         raise ValueError(f'{options.out.resolve().parent} does not exist: choose another --out')
+    if options.out and options.out.exists() and not options.overwrite:
+        raise ValueError(f'{options.out} exists: choose another --out or add --overwrite')
     contents = [_read(out) for out in outs]
     runs = [tally.read(out, segments.journals(out))[0] for out in outs]
     unlike, left_out = differences(*contents)
