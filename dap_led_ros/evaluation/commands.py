@@ -38,6 +38,11 @@ def add_commands(commands: Any) -> None:
         help='topic with what a perfect camera would have seen, at equal stamps: PSNR, SSIM',
     )
     add('--no-features', dest='features', action='store_false', help='without ORB features')
+    add(
+        '--odometry',
+        action='store_true',
+        help='visual odometry on each side, and its errors where the bag has poses',
+    )
     add('--no-iqa', dest='iqa', action='store_false', help='without NIQE, MUSIQ and NRQM')
     add('--no-video', dest='video', action='store_false', help='without side-by-side videos')
     add(

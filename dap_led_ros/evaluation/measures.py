@@ -12,6 +12,9 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+SIDES = ('before', 'auto', 'after')
+"""The camera's frame, the same times one gain (see verdict.py), and the enhanced one."""
+
 
 class Measure(NamedTuple):
     """A measure as tables show it."""
@@ -72,6 +75,30 @@ PER_FRAME = {
         'odometry can use',
     ),
     'inlier_ratio': Measure('inlier ratio', '', 1, 'inlier matches / matches'),
+    'vo_inliers': Measure(
+        'odometry inliers',
+        'per frame',
+        1,
+        'ORB matches with the frame a quarter of a second before that agree with one essential '
+        'matrix within a pixel and lie before both cameras',
+    ),
+    'vo_tracked': Measure(
+        'odometry tracked', '%', 1, 'share of frames with 30 or more odometry inliers'
+    ),
+    'vo_rotation': Measure(
+        'odometry rotation error',
+        'degrees',
+        -1,
+        'between the rotation that odometry finds over a quarter of a second and that of the '
+        "bag's poses; of frames that are tracked",
+    ),
+    'vo_direction': Measure(
+        'odometry direction error',
+        'degrees',
+        -1,
+        "between the direction of movement that odometry finds and that of the bag's poses; of "
+        'frames that are tracked and moved by 5 cm or more',
+    ),
     'psnr': Measure('PSNR', 'dB', 1, 'against the reference, all channels; 50 at the most'),
     'ssim': Measure(
         'SSIM', '', 1, 'against the reference, on luma, Gaussian window of 11 pixels, sigma 1.5'

@@ -22,13 +22,12 @@ from typing import Any
 import cv2
 from tqdm import tqdm
 
-from dap_led_ros.evaluation import measures, segments, verdict
+from dap_led_ros.evaluation import measures, odometry, segments, verdict
 from dap_led_ros.evaluation.background import in_background
 from dap_led_ros.evaluation.no_reference import NoReference
 from dap_led_ros.evaluation.pairs import Pair, pairs
 
-SIDES = ('before', 'auto', 'after')
-"""The camera's frame, the same times one gain (see verdict.py), and the enhanced one."""
+SIDES = measures.SIDES
 _AHEAD = 4
 """Frames on their way through the stages."""
 
@@ -112,6 +111,8 @@ class Measuring:
     features: bool
     detection: Detection | None
     no_reference: NoReference | None
+    known: odometry.Known | None = None
+    """Of the bag, for odometry; None: it was not asked for."""
 
     @property
     def asked(self) -> dict[str, Any]:
@@ -121,6 +122,7 @@ class Measuring:
             'features': self.features,
             'detect': self.detection.model if self.detection else None,
             'detector': self.detection.digest if self.detection else None,
+            'odometry': self.known is not None,
             'no_reference': sorted(self.no_reference.names) if self.no_reference else [],
         }
 
@@ -157,6 +159,8 @@ def _measure_segment(
         for pair in _last_of(out, segments.load(out, index - 1)):
             features.measure(pair)
         stages['features'] = features.measure
+    if what.known:
+        stages['odometry'] = odometry.Odometry(what.known).measure
     if what.detection:
         stages['detection'] = what.detection.measure
     if what.no_reference:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from dap_led_ros.evaluation import measures
 from dap_led_ros.evaluation.pairs import Pair
 
 EVERY = 30
@@ -63,7 +64,7 @@ class NoReference:
         """The metrics of each side; of most pairs nothing."""
         if pair.row['index'] % EVERY:
             return {}
-        return {side: self._of(getattr(pair, side)) for side in ('before', 'auto', 'after')}
+        return {side: self._of(getattr(pair, side)) for side in measures.SIDES}
 
     def _of(self, frame: np.ndarray) -> dict[str, float]:
         planes = np.ascontiguousarray(frame.transpose(2, 0, 1))

@@ -23,7 +23,14 @@ from typing import Any
 import numpy as np
 
 from dap_led_ros import image_codec
-from dap_led_ros.evaluation import enhancing, no_reference, report, requirements, segments
+from dap_led_ros.evaluation import (
+    enhancing,
+    no_reference,
+    odometry,
+    report,
+    requirements,
+    segments,
+)
 from dap_led_ros.evaluation.codec import (
     Decoder,
     camera_info_name,
@@ -80,7 +87,9 @@ class Job:
         detection = Detection(options.detect, options.allow_pickle) if options.detect else None
         names = no_reference.available()[0] if options.iqa else []
         metrics = no_reference.NoReference(names) if names else None
-        return Measuring(self.references, options.features, detection, metrics)
+        cameras = list(self.what.cameras)
+        known = odometry.read(self.what.recording, cameras) if options.odometry else None
+        return Measuring(self.references, options.features, detection, metrics, known)
 
 
 def prepare(options: argparse.Namespace) -> Job:
@@ -279,6 +288,9 @@ def run(options: argparse.Namespace) -> int:
     # Before the long work: what is wrong with it shall show now.
     enhancer = Enhancer.load(options.model, options.device)
     measuring = job.measuring()
+    if measuring.known:
+        names = [topic.name for topic in job.what.cameras]
+        job.asked['limits'] = odometry.limits(measuring.known, names)
     job.begin()
     began, start = datetime.now().astimezone().isoformat(timespec='seconds'), time.perf_counter()
     told = set(job.what.recording.trouble)

@@ -85,6 +85,7 @@ def describe(
         'asked': asked,
         'trouble': trouble,
         'others': run.get('others', {}),
+        'limits': run.get('limits', []) if asked.get('odometry') else [],
         'missing': no_reference.available()[1] if run['no_reference'] else [],
         'topics': {topic: _of_camera(camera) for topic, camera in cameras.items()},
         'stages': _stages(out, journals, measured),
@@ -261,11 +262,17 @@ def _command(out: Path, run: dict[str, Any], asked: dict[str, Any]) -> str:
     if asked.get('detect'):
         words += ['--detect', asked['detect']]
         words += ['--allow-pickle'] * asked['detect'].endswith('.pt')
+    if asked.get('odometry'):
+        words.append('--odometry')
     if not asked.get('features', True):
         words.append('--no-features')
     if not run['no_reference']:
         words.append('--no-iqa')
     return shlex.join(words)
+
+
+_IN_SHORT = ('brightness', 'inliers', 'vo_inliers', 'vo_tracked', 'vo_rotation', 'vo_direction')
+_IN_SHORT += ('detections', 'psnr')
 
 
 def counted(of: dict[str, Any]) -> str:
@@ -286,11 +293,11 @@ def summary(content: dict[str, Any]) -> str:
     for topic, of in content['topics'].items():
         lines.append(f'{topic}: {of["sentence"]}')
         lines.append(f'  {counted(of)}')
-        for name in ('brightness', 'inliers', 'detections', 'psnr'):
+        for name in _IN_SHORT:
             if (values := of['measures'].get(name)) is not None:
                 title = measures.PER_FRAME[name].title
                 auto = f' (auto {values["auto"]:.4g})' if 'auto' in values else ''
-                lines.append(f'  {title:16} {values["before"]:.4g} -> {values["after"]:.4g}{auto}')
+                lines.append(f'  {title:24} {values["before"]:.4g} -> {values["after"]:.4g}{auto}')
         if of['true']:
             lines.append(f'  true detections of {of["true"]["objects"]}, at equal precision:')
         for precision, true in of['true'].get('at', {}).items():
@@ -308,4 +315,5 @@ def summary(content: dict[str, Any]) -> str:
             f'{speed["cpu_share"]:.0%})'
         )
     lines += [f'not measured       {line}' for line in content['missing']]
+    lines += [f'limits             {line}' for line in content['limits']]
     return '\n'.join(lines)
