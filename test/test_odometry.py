@@ -16,6 +16,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from test_replay import IMAGE, STORE, header, image, run
 
 from dap_led_ros.evaluation import odometry
+from dap_led_ros.evaluation.pairs import Pair
 from dap_led_ros.evaluation.recording import Recording
 
 WIDTH, HEIGHT, FOCAL = 640, 480, 500.0
@@ -156,6 +157,15 @@ def test_without_a_transform_only_angles_are_compared(tmp_path):
     yaw, before = path(1)
     expected = turn(yaw).T @ (path(4)[1] - before)
     np.testing.assert_allclose(moved, expected, atol=0.01)
+
+
+@pytest.mark.parametrize('size', [(96, 128), (20, 20)])
+def test_frames_without_features_are_lost_and_no_error(size):
+    stage = odometry.Odometry(odometry.Known({}, None, {}))
+    black = np.zeros((*size, 3), np.uint8)
+    for n in range(5):
+        found = stage.measure(Pair({'topic': '/c', 'stamp': n * STEP_NS, 'time': 0}, black, black))
+    assert found['after'] == {'vo_inliers': 0.0, 'vo_tracked': 0.0}
 
 
 def test_what_is_missing_is_said(tmp_path):

@@ -1,4 +1,4 @@
-"""The commands replay and compare. Imports what they need when they run, for the others' sake."""
+"""The commands replay, look and compare. They import what they need when they run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def add_commands(commands: Any) -> None:
-    """Add both to the sub-parsers of dap-led."""
+    """Add them to the sub-parsers of dap-led."""
     replay = commands.add_parser('replay', help='enhance a rosbag2 and report what that did to it')
     add = replay.add_argument
     add(
@@ -61,6 +61,12 @@ def add_commands(commands: Any) -> None:
     add('--ray', action='store_true', help='spread BAGs and parts of them over a Ray cluster')
     replay.set_defaults(run=_replay)
 
+    look = commands.add_parser('look', help='say what a bag, a video or a folder holds')
+    look.add_argument('input', type=_bag, metavar='BAG', help='also a video, or a folder')
+    look.add_argument('--html', type=Path, metavar='FILE.html', help='also a page with pictures')
+    look.add_argument('--overwrite', action='store_true', help='replace FILE.html')
+    look.set_defaults(run=_look)
+
     compare = commands.add_parser('compare', help='compare two runs of replay on the same bag')
     compare.add_argument('a', type=Path, metavar='OUT_A')
     compare.add_argument('b', type=Path, metavar='OUT_B')
@@ -86,6 +92,15 @@ def _replay(options: argparse.Namespace) -> int:
             return fleet.run(options)
         options.bag = options.bag[0]
         return replay.run(options)
+    except OSError as error:
+        raise OSError(clear(error)) from error
+
+
+def _look(options: argparse.Namespace) -> int:
+    from dap_led_ros.evaluation import look
+
+    try:
+        return look.run(options)
     except OSError as error:
         raise OSError(clear(error)) from error
 

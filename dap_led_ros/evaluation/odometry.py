@@ -227,8 +227,10 @@ class Odometry:
     def _side(
         self, topic: str, side: str, stamp: int, grey: np.ndarray, camera: Camera
     ) -> dict[str, float]:
-        keypoints, descriptors = self._orb.detectAndCompute(grey, None)
-        points = cv2.KeyPoint_convert(keypoints).reshape(-1, 1, 2)
+        # ORB's border leaves nothing of small frames, and it fails on the smallest.
+        small = min(grey.shape) < 62
+        keypoints, descriptors = ((), None) if small else self._orb.detectAndCompute(grey, None)
+        points = np.array([point.pt for point in keypoints], np.float32).reshape(-1, 1, 2)
         if len(points):
             lens = camera.distortion if camera.distortion.size in (4, 5, 8, 12, 14) else None
             points = cv2.undistortPoints(points, camera.matrix, lens)  # to a focal length of 1

@@ -107,7 +107,7 @@ def _pictures(
                 for side in SIDES
             ]
             for width in wanted[key]:
-                found[(*key, width)] = [_data_address(frame, width) for frame in frames]
+                found[(*key, width)] = [data_address(frame, width) for frame in frames]
     return found
 
 
@@ -121,7 +121,8 @@ def _framed(frame: np.ndarray, objects: list[Any]) -> np.ndarray:
     return frame
 
 
-def _data_address(frame: np.ndarray, width: int) -> str:
+def data_address(frame: np.ndarray, width: int) -> str:
+    """A frame as a JPEG inside the page, at most so wide."""
     height = round(frame.shape[0] * width / frame.shape[1])
     if width < frame.shape[1]:
         frame = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
