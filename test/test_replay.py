@@ -32,11 +32,12 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from ruamel.yaml import YAML
 
 from dap_led_ros import image_codec, sample
-from dap_led_ros.evaluation import codec, enhancing, recording, replay, segments
+from dap_led_ros.evaluation import codec, enhancing, recording, replay, segments, tally
 from dap_led_ros.evaluation.background import in_background
 from dap_led_ros.evaluation.commands import add_commands
 from dap_led_ros.evaluation.recording import Recording
 from dap_led_ros.inference import Enhancer
+from dap_led_ros.inference.stream import Stream
 
 IMAGE, COMPRESSED = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'
 CUSTOM = 'nobody_msgs/msg/Odd'
@@ -595,6 +596,34 @@ def test_a_frame_that_cannot_be_encoded_is_passed_through(tmp_path, monkeypatch)
     assert (topic['frames']['enhanced'], topic['why']) == (2, {'no such size': 1})
     found, _ = read_with_rosbags(out / 'bag')
     assert found['/front/enhanced/image_raw'][1] == written['/front/image_raw'][1]
+
+
+def test_frames_that_came_back_as_they_were_are_counted(tmp_path, monkeypatch, capsys):
+    """Enhanced at full weight and bit-identical; the JPEG is not written anew either."""
+    written = write(tmp_path / 'bag', 'mcap')
+    network, calls = Enhancer.network, []
+
+    def every_third(enhancer, frame, heatmap=None):
+        enhanced, milliseconds = network(enhancer, frame, heatmap)
+        calls.append(frame)
+        return (enhanced if len(calls) % 3 == 0 else frame), milliseconds
+
+    monkeypatch.setattr(Enhancer, 'network', every_third)
+    monkeypatch.setattr(replay._Alone, 'measure', lambda alone: None)
+    monkeypatch.setattr(Stream, '_share', lambda *_: 1.0)
+    topic, out = '/rear/image_raw/compressed', tmp_path / 'out'
+    assert run('replay', tmp_path / 'bag', '--out', out, '--topic', topic, '--no-video') == 0
+    of = json.loads((out / 'report.json').read_text())['topics'][topic]
+    assert (of['frames']['enhanced'], of['unchanged']) == (FRAMES, 8)
+    assert of['frames']['read'] == sum(of['frames'][name] for name in tally.OUTCOMES)
+    assert of['verdict']['unchanged']['share'] == pytest.approx(100 * 8 / 12)
+    assert f'{FRAMES} enhanced (8 of them unchanged)' in capsys.readouterr().out
+    assert '(8 of them unchanged)' in (out / 'report.html').read_text()
+    copies = read_with_rosbags(out / 'bag')[0][codec.enhanced_name(topic)]
+    same = [copy == original for copy, original in zip(copies, written[topic], strict=True)]
+    assert same.count(True) == 8
+    assert run('compare', out, out) == 0
+    assert capsys.readouterr().out.count('(8 of them unchanged)') == 2
 
 
 @pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])

@@ -514,7 +514,7 @@ def test_true_detections_at_a_precision():
     ('value', 'said'),
     [
         *[(0, '0'), (12345.6, '12 346'), (1.234, '1.23'), (-0.04567, '−0.046'), (40.0, '40')],
-        *[(None, '–'), (float('inf'), '–')],
+        *[(None, '–'), (float('inf'), '–'), (-0.0, '0')],
     ],
 )
 def test_figures_read_well(value, said):

@@ -221,12 +221,21 @@ def _reason(error: Exception) -> str:
 def _row(out: Path, name: str, failure: str) -> dict[str, Any]:
     """What the fleet's table says of a recording: sums over its cameras, and means."""
     path = out / name / 'report.json'
-    row: dict[str, Any] = {'name': name, 'failure': failure, 'trouble': [], 'frames': {}}
+    row: dict[str, Any] = {
+        'name': name,
+        'failure': failure,
+        'trouble': [],
+        'frames': {},
+        'unchanged': 0,
+        'sentences': {},
+    }
     if not path.is_file():
         return row
     content = segments.read_json(path)
     row['trouble'] = content['trouble']
     cameras = content['topics'].values()
+    row['unchanged'] = sum(camera['unchanged'] for camera in cameras)
+    row['sentences'] = {topic: of['sentence'] for topic, of in content['topics'].items()}
     for outcome in ('read', 'enhanced', 'passed_through', 'refused'):
         row['frames'][outcome] = sum(camera['frames'][outcome] for camera in cameras)
     for measure in ('brightness', 'inliers', 'detections', 'psnr'):

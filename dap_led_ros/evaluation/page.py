@@ -158,7 +158,7 @@ def _timeline(camera: Tally, shown: np.ndarray) -> dict[str, Any]:
     """
     times = camera['time'][shown]
     seconds, long_gaps = squeezed((times - times[0]) / 1e9)
-    steps = np.diff(seconds)
+    steps = np.diff(times)
     # A gap where the next frame is ten times later than usual.
     gaps = np.flatnonzero(steps > 10 * np.median(steps)) + 1 if len(steps) else []
     width = -(-(len(seconds) + len(gaps)) // POINTS)
@@ -356,6 +356,7 @@ def figure(value: float | None) -> str:
     if value is None or not np.isfinite(value):
         return '–'
     digits = 0
+    value = value or 0.0  # no minus before nothing
     if value and abs(value) < 100 and value != int(value):
         digits = min(3, 2 - int(np.floor(np.log10(abs(value)))))
     return f'{value:,.{digits}f}'.replace(',', ' ').replace('-', '−')

@@ -66,7 +66,7 @@ def of_frame(row: dict[str, Any]) -> dict[str, Any]:
     losses = {f'{name} lost': -change for name, change in changes.items()}
     losses['newly saturated'] = after['saturated'] - base['saturated']
     harm, help_ = max(losses, key=losses.__getitem__), max(changes, key=changes.__getitem__)
-    found = {'harm': max(losses[harm], 0.0), 'help': max(changes[help_], 0.0)}
+    found = {'harm': max(0.0, losses[harm]), 'help': max(0.0, changes[help_])}
     found['harm_why'] = harm if found['harm'] else ''
     found['help_why'] = f'more {help_}' if found['help'] else ''
     return found
