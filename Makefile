@@ -1,4 +1,4 @@
-# make demo: see the enhance node at work.   make test: run every test.
+# make demo: see the enhance node at work.   make test: run the tests.   make test-all: the slow ones, too.
 # Where a ROS 2 is sourced it is used; elsewhere ROS comes from PyPI into .venv. Nothing else of the
 # machine is touched.
 
@@ -31,7 +31,7 @@ OTHER_RUNTIME := $(if $(filter gpu,$(RUNTIME)),onnxruntime,onnxruntime-gpu)
 PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 INSTALL := $(PIP) install -c constraints.txt
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-all lint clean
 
 demo: $(RUNTIME_STAMP)
 	@MALLOC_MMAP_THRESHOLD_=67108864 MALLOC_TRIM_THRESHOLD_=268435456 MALLOC_TOP_PAD_=67108864 \
@@ -40,6 +40,9 @@ demo: $(RUNTIME_STAMP)
 
 test: $(TEST_STAMP)
 	$(VENV)/bin/python -m pytest test
+
+test-all: $(TEST_STAMP)
+	$(VENV)/bin/python -m pytest test -m ''
 
 lint: $(TEST_STAMP)
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .

@@ -236,7 +236,7 @@ def test_types_without_msg_are_known(tmp_path):
 # --- names ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('storage', ['sqlite3', 'mcap'])
+@pytest.mark.parametrize('storage', ['sqlite3', pytest.param('mcap', marks=pytest.mark.slow)])
 @pytest.mark.parametrize('name', ['a%41', 'a#b', 'what?', 'a b', 'Straße 夜', 'a%2Fb', "it's"])
 def test_names_of_all_kinds_stay_where_they_are(tmp_path, storage, name):
     write(tmp_path / 'plain', storage, frames=1)

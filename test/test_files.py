@@ -264,7 +264,7 @@ def dark(night) -> list[np.ndarray]:
     return [np.ascontiguousarray(np.roll(small, 3 * n, axis=1)) for n in range(len(TIMES))]
 
 
-@pytest.mark.parametrize('suffix', ['mp4', 'mkv', 'mov'])
+@pytest.mark.parametrize('suffix', ['mp4', 'mkv', pytest.param('mov', marks=pytest.mark.slow)])
 def test_a_video_keeps_its_times_sound_shape_and_colours(tmp_path, dark, suffix):
     source, output = tmp_path / f'in.{suffix}', tmp_path / f'out.{suffix}'
     write_video(source, dark)
@@ -368,7 +368,9 @@ def test_an_interrupted_video_is_gone_on_with(tmp_path, dark, suffix):
     assert sorted(p.name for p in tmp_path.iterdir()) == [f'in.{suffix}', f'out.{suffix}']
 
 
-@pytest.mark.parametrize('how', [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    'how', [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_signal_leaves_what_was_done_and_no_hidden_parts(tmp_path, dark, how):
     source, output = tmp_path / 'in.mp4', tmp_path / 'out.mp4'
     write_video(source, [cv2.resize(frame, (640, 480)) for frame in dark] * 12)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import cv2
@@ -37,6 +38,7 @@ def turn(yaw: float) -> np.ndarray:
     return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1.0]])
 
 
+@functools.cache
 def frame_at(n: int) -> np.ndarray:
     """(HEIGHT, WIDTH) uint8: six hundred patches in space, drawn four times as large."""
     rng = np.random.default_rng(5)
@@ -122,7 +124,7 @@ def test_the_mounting_is_the_quaternion():
     np.testing.assert_allclose(odometry.rotation(np.array([-0.5, 0.5, -0.5, 0.5])), OPTICAL)
 
 
-@pytest.mark.parametrize('poses', ['odometry', 'tf'])
+@pytest.mark.parametrize('poses', ['odometry', pytest.param('tf', marks=pytest.mark.slow)])
 def test_rotation_and_direction_against_the_poses(tmp_path, poses):
     write(tmp_path / 'bag', 9, poses, mounted=True)
     out = tmp_path / 'out'
