@@ -1,4 +1,4 @@
-# make demo: see the enhance node at work.   make test: run the tests.   make test-all: the slow ones, too.
+# make demo: see the enhance node at work.   make test: run the tests; test-all: the slow ones, too.
 # Where a ROS 2 is sourced it is used; elsewhere ROS comes from PyPI into .venv. Nothing else of the
 # machine is touched.
 
@@ -61,6 +61,6 @@ $(RUNTIME_STAMP): $(VENV)/bin/python setup.py constraints.txt
 
 $(TEST_STAMP): $(RUNTIME_STAMP)
 	@echo "Adding what the tests need, torch among it (once; a few minutes) ..."
-	$(INSTALL) -e '.[$(RUNTIME),bags,video,heif,report$(ROS_EXTRA),train,detect,test,lint]' $(NUMPY)
+	$(INSTALL) -e '.[$(RUNTIME),bags,report,video,heif$(ROS_EXTRA),train,detect,test,lint]' $(NUMPY)
 	$(INSTALL) --no-deps ultralytics
 	@touch $@

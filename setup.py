@@ -16,7 +16,7 @@ extras = {
     # reads and writes rosbag2 without a ROS installation, damaged and compressed ones too
     'bags': ['rosbags>=0.11,<0.12', 'mcap>=1.2,<2', 'zstandard>=0.20,<1'],
     # H.264 in and out, videos with their sound and time stamps; cameras of Foxglove in protobuf
-    'video': ['av>=13,<19', 'mcap-protobuf-support>=0.5,<1'],
+    'video': ['av>=14,<19', 'mcap-protobuf-support>=0.5,<1'],
     'heif': ['pillow-heif>=0.16,<2'],  # pictures of telephones (.heic)
     'report': ['jinja2>=3.1,<4', 'plotly>=5,<8'],  # dap-led replay: one page, works offline
     'plot': ['matplotlib>=3.5,<4'],  # dap-led benchmark --plot
