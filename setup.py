@@ -15,10 +15,11 @@ extras = {
     'gpu': ['onnxruntime-gpu>=1.17,<2', *opencv],  # the same with CUDA
     # reads and writes rosbag2 without a ROS installation, damaged and compressed ones too
     'bags': ['rosbags>=0.11,<0.12', 'mcap>=1.2,<2', 'zstandard>=0.20,<1'],
-    # H.264 in and out, videos with their sound and time stamps; cameras of Foxglove in protobuf
+    'report': ['jinja2>=3.1,<4', 'plotly>=5,<8'],  # dap-led replay: one page, works offline
+    # H.264 in and out, videos with their sound and time stamps (the wheels of av bring FFmpeg with
+    # x264, GPL); cameras of Foxglove in protobuf
     'video': ['av>=14,<19', 'mcap-protobuf-support>=0.5,<1'],
     'heif': ['pillow-heif>=0.16,<2'],  # pictures of telephones (.heic)
-    'report': ['jinja2>=3.1,<4', 'plotly>=5,<8'],  # dap-led replay: one page, works offline
     'plot': ['matplotlib>=3.5,<4'],  # dap-led benchmark --plot
     'ray': ['ray>=2.9,<3'],  # dap-led replay --ray: bags and parts of them on a cluster
     # ROS 2 itself, for machines that have none (CPython 3.10 to 3.13, x86_64)
