@@ -65,7 +65,7 @@ class Done:
 
 
 def even(frame: np.ndarray) -> np.ndarray:
-    """A frame of odd width or height with its last column or row twice, as codecs want."""
+    """A frame with even sides: of odd ones the last column or row comes twice."""
     height, width = frame.shape[:2]
     if height % 2 or width % 2:
         return cv2.copyMakeBorder(frame, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
@@ -73,7 +73,7 @@ def even(frame: np.ndarray) -> np.ndarray:
 
 
 class Writer:
-    """The picture of a video that is written; its time stamps are those that it is given."""
+    """The picture of a video that is written, with the time stamps given."""
 
     def __init__(self, container: Any, codec: str, time_base: Fraction, rate: Fraction) -> None:
         """Add the stream; the first frame decides the size."""
@@ -104,7 +104,7 @@ class Writer:
                 setattr(self._context, name, getattr(like.codec_context, name))
 
     def write(self, frame: np.ndarray, pts: int | None) -> None:
-        """Append (H, W, 3) RGB uint8 at `pts`, in time bases; None: behind the last frame."""
+        """Append (H, W, 3) RGB uint8 at `pts` (time bases; None: behind the last)."""
         import av
 
         if pts is None or (self._last is not None and pts <= self._last):
@@ -161,48 +161,51 @@ def enhance_video(
             video.thread_type = 'AUTO'
             earlier = _earlier(stack, output, label) if resume and output.exists() else iter(())
             target = stack.enter_context(create(part, label))
-            codec = codec_for(output)
             rate = video.average_rate or Fraction(25)
-            writer = Writer(target, codec, video.time_base, rate)
+            writer = Writer(target, codec_for(output), video.time_base, rate)
             sound = _sound(given, target, done)
             done.expected = video.frames
             done.seconds = (given.duration or 0) / 1e6
-            waiting: list[Any] = []  # sound that comes before the first frame, and so the size
-            for packet in given.demux([video, *sound]):
-                if packet.stream in sound:
-                    if packet.dts is not None:  # None: the end of the stream
-                        packet.stream = sound[packet.stream]
-                        waiting.append(packet)
-                    if done.frames:
-                        target.mux(waiting)
-                        waiting.clear()
-                    continue
-                for picture in _decoded(packet, done):
-                    frame, turned = _upright(picture)
-                    if not done.frames:
-                        writer.shape(frame, video, turned)
-                    done.frames += 1
-                    if picture.pts is not None:
-                        done.last = float(picture.pts * video.time_base)
-                    if (copied := next(earlier, None)) is not None:
-                        writer.copy(copied)
-                    else:
-                        writer.write(enhance(frame), picture.pts)
-                    yield done
-                    if stopped.is_set():
-                        break
-                if done.frames and stopped.is_set():
+            for picture in _pictures(given, target, sound, done):
+                frame, turned = _upright(picture)
+                if not done.frames:
+                    writer.shape(frame, video, turned)
+                done.frames += 1
+                if picture.pts is not None:
+                    done.last = float(picture.pts * video.time_base)
+                if (copied := next(earlier, None)) is not None:
+                    writer.copy(copied)
+                else:
+                    writer.write(enhance(frame), picture.pts)
+                yield done
+                if stopped.is_set():
                     done.stopped = True
                     break
             if not done.frames:
                 raise ValueError(f'{source} has no frames that can be read')
-            target.mux(waiting)
             writer.finish()
         part.replace(output)
     except av.error.FFmpegError as error:
         raise ValueError(f'{output} cannot be written: {error}') from None
     finally:
         part.unlink(missing_ok=True)
+
+
+def _pictures(given: Any, target: Any, sound: dict[Any, Any], done: Done) -> Iterator[Any]:
+    """Decoded frames, in their order; the sound between them is copied."""
+    waiting: list[Any] = []  # sound that comes before the first frame, and so the size
+    for packet in given.demux([given.streams.video[0], *sound]):
+        if packet.stream not in sound:
+            yield from _decoded(packet, done)
+            continue
+        if packet.dts is not None:  # None: the end of the stream
+            packet.stream = sound[packet.stream]
+            waiting.append(packet)
+        if done.frames:
+            target.mux(waiting)
+            waiting.clear()
+    if done.frames:
+        target.mux(waiting)
 
 
 def _open(source: Path) -> Any:
@@ -235,7 +238,7 @@ def create(part: Path, label: str = '') -> Any:
 
 
 def _sound(given: Any, target: Any, done: Done) -> dict[Any, Any]:
-    """Streams of sound and their copies; what the new file has no place for is noted."""
+    """Streams of sound and their copies; those without a place are noted."""
     import av
 
     copies = {}

@@ -352,7 +352,7 @@ def test_an_interrupted_video_is_gone_on_with(tmp_path, dark, suffix):
         runs = video_file.enhance_video(source, output, enhance, label, resume, stopped)
         return list(runs)[-1], len(calls)
 
-    done, calls = run('a', False, Once(8))
+    done, calls = run('a', False, Once(4))
     assert (done.stopped, done.frames, calls) == (True, 5, 5)
     part = look(output)
     assert part['times'] == TIMES[:5]

@@ -12,7 +12,7 @@ pytest.importorskip('rosbags', reason='rosbags is not installed')
 pytest.importorskip('mcap', reason='mcap is not installed')
 pytest.importorskip('jinja2', reason='jinja2 is not installed')
 
-from test_bags import write_foxglove, write_ros1
+from test_other_bags import write_foxglove, write_ros1
 from test_replay import FRAMES, TOPICS, write
 
 from dap_led_ros import media

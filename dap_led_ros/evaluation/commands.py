@@ -61,6 +61,10 @@ def add_commands(commands: Any) -> None:
     add('--ray', action='store_true', help='spread BAGs and parts of them over a Ray cluster')
     replay.set_defaults(run=_replay)
 
+    _add_others(commands)
+
+
+def _add_others(commands: Any) -> None:
     look = commands.add_parser('look', help='say what a bag, a video or a folder holds')
     look.add_argument('input', type=_bag, metavar='BAG', help='also a video, or a folder')
     look.add_argument('--html', type=Path, metavar='FILE.html', help='also a page with pictures')

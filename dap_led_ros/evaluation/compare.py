@@ -48,7 +48,13 @@ def _read(out: Path) -> dict[str, Any]:
     path = out / 'report.json'
     if not path.is_file():
         raise ValueError(f'{out} has no report.json: give a folder that dap-led replay wrote')
-    return segments.read_json(path)
+    content = segments.read_json(path)
+    if 'ran' not in content:
+        raise ValueError(
+            f'{out} is of an earlier version: `dap-led replay BAG --out {out} --resume` writes '
+            'its report anew'
+        )
+    return content
 
 
 def differences(a: dict[str, Any], b: dict[str, Any]) -> tuple[list[str], set[str]]:

@@ -197,6 +197,20 @@ def _enhance(
             yield item
 
 
+def _announce(segment: segments.Segment, begin: Item, topics: list[Topic]) -> None:
+    """Begin a segment with its topics, attachments and metadata records."""
+    for topic in topics:
+        segment.add(topic)
+    for record in begin.extras:
+        segment.keep(record)
+
+
+def _as_the_system_says(error: sqlite3.OperationalError, out: Path) -> OSError:
+    """What others call OSError and SQLite has words of its own for."""
+    code = errno.ENOSPC if 'full' in str(error) else errno.EIO
+    return OSError(code, str(error), str(out))
+
+
 def _outcome(before: np.ndarray, enhanced: Enhanced) -> dict[str, Any]:
     """What became of a frame, and how much it changed: mean absolute difference, grey levels."""
     if not enhanced.weight:
@@ -279,10 +293,7 @@ def enhance_recording(
             rows: list[dict[str, Any]] = []
             before = dict(seconds)
             try:
-                for topic in what.topics(storage):
-                    segment.add(topic)
-                for record in item.extras:
-                    segment.keep(record)
+                _announce(segment, item, what.topics(storage))
                 while (item := next(items, None)) is not None and item.topic is not None:
                     start = time.perf_counter()
                     _write(segment, item, what)
@@ -300,12 +311,10 @@ def enhance_recording(
                     'seconds': {name: seconds[name] - before[name] for name in before},
                 }
                 segment.commit(journal, rows)
-            except sqlite3.OperationalError as error:  # its words for what others call OSError
+            except BaseException as error:
                 segment.abort()
-                code = errno.ENOSPC if 'full' in str(error) else errno.EIO
-                raise OSError(code, str(error), str(out)) from error
-            except BaseException:
-                segment.abort()
+                if isinstance(error, sqlite3.OperationalError):
+                    raise _as_the_system_says(error, out) from error
                 raise
             if item is not None and time.perf_counter() >= due:  # at the end it follows anyway
                 start = time.perf_counter()

@@ -6,6 +6,7 @@ those of ROS (json, protobuf) are given as they are.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import io
 from collections import Counter
@@ -49,6 +50,7 @@ class McapFile:
         self._chunks: list[ChunkIndex] = []
         self.lost: list[str] = []
         """What reading has found to be lost."""
+        self._extras: list[Attachment | Metadata] | None = None
         try:
             self._summary: Summary | None = make_reader(self._stream).get_summary()
         except Exception:  # of the reader, in many classes; it is read from the start then
@@ -134,11 +136,12 @@ class McapFile:
 
     def _read_through(self) -> Contents:
         self._chunks = []
+        self._extras = []
         counts: Counter[int] = Counter()
         times: list[int] = []
         damage = ''
         try:
-            for record in self._linear():
+            for record in self._linear(keep=True):
                 counts[record.channel_id] += 1
                 time = record.log_time
                 times = [min(times[0], time), max(times[1], time)] if times else [time, time]
@@ -244,7 +247,8 @@ class McapFile:
         if line not in self.lost:
             self.lost.append(line)
 
-    def _linear(self) -> Iterator[Message]:
+    def _linear(self, keep: bool = False) -> Iterator[Message]:
+        """Messages in the order of the file; with `keep` what is beside them is remembered."""
         self._stream.seek(0)
         for record in StreamReader(self._stream, emit_chunks=True).records:
             place = self._stream.tell()
@@ -252,26 +256,28 @@ class McapFile:
                 yield from (of for of in self._broken_up(record) if isinstance(of, Message))
             elif isinstance(record, Message):
                 yield record
-            else:
-                self._learn(record)
+            elif keep:
+                self._keep(record)
+            self._learn(record)
             self._stream.seek(place)
 
-    def extras(self) -> Iterator[Attachment | Metadata]:
+    def extras(self) -> list[Attachment | Metadata]:
         """Attachments and metadata records, but for rosbag2's own; as far as they can be read."""
-        try:
-            self._stream.seek(0)
-            records = (
-                self._outside()
-                if self._chunks
-                else StreamReader(self._stream, emit_chunks=True).records
-            )
-            for record in records:
-                if isinstance(record, Attachment) or (
-                    isinstance(record, Metadata) and record.name != 'rosbag2'
-                ):
-                    yield record
-        except Exception:  # of the reader; contents() has said that the file is damaged
-            return
+        if self._extras is None and self._chunks:
+            self._extras = []
+            with contextlib.suppress(Exception):  # of the reader; contents() says it is damaged
+                for record in self._outside():
+                    self._keep(record)
+        elif self._extras is None:
+            self._read_through()
+        return self._extras or []
+
+    def _keep(self, record: Any) -> None:
+        """Remember what is beside the messages."""
+        if isinstance(record, Attachment) or (
+            isinstance(record, Metadata) and record.name != 'rosbag2'
+        ):
+            self._extras = [*(self._extras or []), record]
 
     def _learn(self, record: Any) -> None:
         """Know a schema or a channel."""

@@ -194,7 +194,7 @@ def _timeline(camera: Tally, shown: np.ndarray) -> dict[str, Any]:
 
 
 def squeezed(seconds: np.ndarray) -> tuple[np.ndarray, list[dict[str, float]]]:
-    """Seconds without long gaps, and where each was and how long; else they are all of the page.
+    """Seconds without long gaps, and where each was and how long.
 
     A gap of a minute or more, that is no usual distance of frames, leaves a fiftieth of the rest.
     """
@@ -240,23 +240,15 @@ def write(
 
     start = min((int(camera['time'][0]) for camera in cameras.values()), default=0)
     sheet = choose(cameras)
+    shown = _shown(cameras)
     wanted: dict[Key, set[int]] = defaultdict(set)
-    for group in sheet.values():
-        for key in group:
-            wanted[key].add(PICTURE_WIDTH)
-    shown = {}
-    for topic, camera in cameras.items():
-        # Frames that could be decoded.
-        decoded = (camera['outcome'] != OUTCOMES.index('refused')) & ~np.isnan(camera['width'])
-        indices = np.flatnonzero(decoded)
-        if not len(indices):
-            continue
-        scrub, thumbnails = _evenly(indices, SCRUB), _evenly(indices, THUMBNAILS)
+    for key in (key for group in sheet.values() for key in group):
+        wanted[key].add(PICTURE_WIDTH)
+    for topic, (_, scrub, thumbnails) in shown.items():
         for index in scrub:
             wanted[topic, index].add(PICTURE_WIDTH)
         for index in thumbnails:
             wanted[topic, index].add(THUMBNAIL_WIDTH)
-        shown[topic] = (indices, scrub, thumbnails)
     images = _pictures(out, journals, wanted)
 
     def frames(topic: str, indices: list[int], width: int = PICTURE_WIDTH) -> list[dict[str, Any]]:
@@ -272,42 +264,51 @@ def write(
             if (sides := images.get((topic, index, width)))
         ]
 
-    def video(topic: str) -> str:
-        path = video_path(out, topic)
-        return path.relative_to(out).as_posix() if path.is_file() else ''
-
-    page = (
-        environment()
-        .get_template('report.html')
-        .render(
-            report=content,
-            name=Path(content['bag']).name,
-            groups={
-                name: [found for topic, index in of for found in frames(topic, [index])]
-                for name, of in sheet.items()
-                if of
-            },
-            cameras={
-                topic: {
-                    'timeline': _timeline(cameras[topic], indices),
-                    'first': round((int(cameras[topic]['time'][indices[0]]) - start) / 1e9, 3),
-                    'video': video(topic),
-                    'scrub': frames(topic, scrub),
-                    'thumbnails': _placed(
-                        frames(topic, thumbnails, THUMBNAIL_WIDTH), cameras[topic], indices
-                    ),
-                }
-                for topic, (indices, scrub, thumbnails) in shown.items()
-            },
-            per_frame=measures.PER_FRAME,
-            per_pair=measures.PER_PAIR,
-            measured={name for of in content['topics'].values() for name in of['measures']},
-            harmed=verdict.MATTERS,
-            rule=verdict.RULE,
-            plotly=get_plotlyjs(),
-        )
+    page = environment().get_template('report.html')
+    text = page.render(
+        report=content,
+        name=Path(content['bag']).name,
+        groups={
+            name: [found for topic, index in of for found in frames(topic, [index])]
+            for name, of in sheet.items()
+            if of
+        },
+        cameras={
+            topic: {
+                'timeline': _timeline(cameras[topic], indices),
+                'video': _video(out, topic),
+                'scrub': frames(topic, scrub),
+                'thumbnails': _placed(
+                    frames(topic, thumbnails, THUMBNAIL_WIDTH), cameras[topic], indices
+                ),
+            }
+            for topic, (indices, scrub, thumbnails) in shown.items()
+        },
+        per_frame=measures.PER_FRAME,
+        per_pair=measures.PER_PAIR,
+        measured={name for of in content['topics'].values() for name in of['measures']},
+        harmed=verdict.MATTERS,
+        rule=verdict.RULE,
+        plotly=get_plotlyjs(),
     )
-    (out / 'report.html').write_text(page)
+    (out / 'report.html').write_text(text)
+
+
+def _shown(cameras: dict[str, Tally]) -> dict[str, tuple[np.ndarray, list[int], list[int]]]:
+    """By topic, indices of frames that could be decoded, to scrub through, and to point at."""
+    shown = {}
+    for topic, camera in cameras.items():
+        decoded = (camera['outcome'] != OUTCOMES.index('refused')) & ~np.isnan(camera['width'])
+        indices = np.flatnonzero(decoded)
+        if len(indices):
+            shown[topic] = (indices, _evenly(indices, SCRUB), _evenly(indices, THUMBNAILS))
+    return shown
+
+
+def _video(out: Path, topic: str) -> str:
+    """Where the side-by-side video is, from the page; empty: there is none."""
+    path = video_path(out, topic)
+    return path.relative_to(out).as_posix() if path.is_file() else ''
 
 
 def environment() -> Any:

@@ -7,6 +7,7 @@ SQLite itself brings both together, in a copy.
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import shutil
 import sqlite3
 import tempfile
@@ -69,7 +70,7 @@ class SqliteFile:
             )
             shutil.copyfile(self._path, copy)
             return copy
-        if unused and copy.read_bytes() == self._path.read_bytes():
+        if unused and filecmp.cmp(copy, self._path, shallow=False):
             self._lost.append(
                 f'{self._path.name}-wal is damaged or of another bag: its messages are left out'
             )
