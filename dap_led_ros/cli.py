@@ -1,4 +1,4 @@
-"""The command line: dap-led enhance | look | replay | compare | export | info | ..."""
+"""The command line: dap-led enhance, look, replay, compare, export, info, ..."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def add_command(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Enhance INPUT into OUTPUT; 0 when all of it is there, 1 when something is missing."""
+    """Enhance INPUT into OUTPUT; 0 when all is there, 1 when something is missing."""
     import cv2
 
     from dap_led_ros import media, stopping, video_file
@@ -116,7 +116,7 @@ def _folder(options: argparse.Namespace, stopped: threading.Event) -> int:
 
 
 def _in_folder(options: argparse.Namespace) -> tuple[list[Path], Counter[str]]:
-    """The pictures of a folder, by name, and how many other things of each kind it has."""
+    """The pictures of a folder, and the number of other things by kind."""
     from dap_led_ros import media
 
     found: list[Path] = []
@@ -152,7 +152,7 @@ def _and(others: Counter[str]) -> str:
 def _video(
     options: argparse.Namespace, source: Path, output: Path, stopped: threading.Event
 ) -> int:
-    """Frame by frame with their times, and the sound; an interrupted one can be gone on with."""
+    """Enhance a video frame by frame; its times and its sound are kept."""
     from dap_led_ros import video_file
     from dap_led_ros.inference import Enhancer
 

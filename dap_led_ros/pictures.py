@@ -1,4 +1,4 @@
-"""Pictures from and to files: upright whatever their tag says, with their EXIF and ICC profile.
+"""Pictures from and to files: upright, with their EXIF and ICC profile.
 
 Pillow reads and writes pixels of 8 bit and all metadata; OpenCV pixels of 16 bit.
 """
@@ -176,7 +176,7 @@ def _prepare(path: Path) -> None:
 
 
 def _orientation(image: Any) -> int:
-    """EXIF's orientation, 1 to 8; ImageMagick may have written it as a text of its own."""
+    """EXIF's orientation, 1 to 8; also where ImageMagick wrote it as a text."""
     found = image.getexif().get(_ORIENTATION) or image.info.get('exif:Orientation') or 1
     with contextlib.suppress(ValueError, TypeError):
         return int(found) if int(found) in _TURNS else 1
@@ -208,7 +208,7 @@ def _exif(image: Any) -> bytes:
 
 
 def _has_16_bit(image: Any) -> bool:
-    """Whether a file that is not loaded yet has more than 8 bit; Pillow would drop them."""
+    """Whether a file, not loaded yet, has more than 8 bit."""
     words = str(image.tile)
     return image.mode.startswith('I') or ';16' in words or ', 65535)' in words
 

@@ -13,7 +13,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextlib.contextmanager
 def stop_wished() -> Iterator[threading.Event]:
-    """An event that the first signal sets; a second one ends the process as it always does."""
+    """An event that the first signal sets; a second one ends the process."""
     wished = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield wished

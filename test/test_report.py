@@ -349,6 +349,26 @@ def test_the_page_works_in_a_browser(done, width):  # noqa: F811
         page.close()
 
 
+@needs_browser
+def test_no_chart_is_cut_in_print(done):  # noqa: F811
+    """Drawn for a wide screen, printed on a narrow page; and none lies across two pages."""
+    _, out, _ = done
+    page = browser.Page(out / 'report.html', 1600, 900)
+    try:
+        page.call('Emulation.setEmulatedMedia', media='print')
+        page.call(
+            'Emulation.setDeviceMetricsOverride',
+            width=700, height=1000, deviceScaleFactor=1, mobile=False,
+        )  # fmt: skip
+        right = 'Math.max(...[...document.querySelectorAll(".timeline .main-svg")].map('
+        assert page.run(f'{right} svg => svg.getBoundingClientRect().right))') <= 701
+        broken = 'getComputedStyle(document.querySelector(".timeline")).breakInside'
+        assert page.run(broken) == 'avoid'
+        assert page.run('getComputedStyle(document.querySelector(".seen")).display') == 'none'
+    finally:
+        page.close()
+
+
 def press(page: browser.Page, key: str) -> None:
     code = {'ArrowRight': 39, 'End': 35}[key]
     for kind in ('keyDown', 'keyUp'):

@@ -1,4 +1,4 @@
-"""Write one file of a recording, .mcap or .db3, at exactly the path that is given."""
+"""Write one file of a recording, .mcap or .db3, at exactly the given path."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class McapWriter:
 
 
 class SqliteWriter:
-    """A .db3 file. Of what mcap has and it has not (attachments, sequence), nothing is kept."""
+    """A .db3 file; it has no place for attachments and sequence numbers."""
 
     def __init__(self, path: Path) -> None:
         """Begin the file."""

@@ -139,7 +139,7 @@ def _changed(camera: Tally, count: int) -> np.ndarray:
 
 
 def _own(camera: Tally, name: str, count: int, among: np.ndarray) -> float | None:
-    """By how much a run's frames exceed the mere gain of the same run, in the mean."""
+    """Mean by which a run's frames exceed the mere gain of the same run."""
     if name not in measures.PER_FRAME:
         return None
     own = (camera[f'{name}_after'] - camera[f'{name}_auto'])[:count][among]

@@ -137,7 +137,7 @@ def _read(what: Plan, todo: Collection[int], seconds: Counter[str]) -> Generator
 def _warm_up(
     items: deque[Item], decoder: Decoder, stamp: int, seconds: Counter[str]
 ) -> Iterator[Item]:
-    """The last frames of a camera before a segment; of a video all are decoded for them."""
+    """The last frames of a camera before a segment, decoded."""
     decoded = [
         _decoded(item, decoder, 0, seconds)
         for item in items

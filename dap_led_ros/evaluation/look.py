@@ -1,4 +1,4 @@
-"""dap-led look: what a recording, a video or a folder holds, and what would become of it.
+"""dap-led look: what a recording, a video or a folder holds.
 
 A few frames of each camera are looked at, spread over it; nothing is enhanced.
 """
@@ -50,7 +50,7 @@ class Row:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the table, and write it as a page if asked; 1 where nothing would be enhanced."""
+    """Print the table, and write a page if asked; 1 where no frame can be read."""
     if options.html and options.html.exists() and not options.overwrite:
         raise ValueError(f'{options.html} exists: choose another --html or add --overwrite')
     if options.html and not options.html.resolve().parent.is_dir():
@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def look(path: Path) -> tuple[list[Row], list[str]]:
-    """A row for each topic, or one of a video, a picture or a folder, and what is wrong with it.
+    """A row for each topic, video or folder, and what is wrong with it.
 
     :raises FileNotFoundError: nothing is there.
     :raises ValueError: it is none of these.
@@ -129,7 +129,7 @@ def _of_bag(path: Path) -> tuple[list[Row], list[str]]:
 
 
 def _places(recording: Any, cameras: list[Any]) -> tuple[list[Any], int]:
-    """Parts of a recording, spread over it, and how many frames of each to look at.
+    """Parts spread over a recording, and the number of frames of each to look at.
 
     One without an index is looked at from its start.
     """

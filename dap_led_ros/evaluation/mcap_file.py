@@ -94,7 +94,7 @@ class McapFile:
         return found if all(n.keys() <= known for _, n in found.values()) else None
 
     def _count(self, chunk: ChunkIndex) -> Counter[int]:
-        """Messages of a chunk by channel, as its index says; none where it has no index."""
+        """Number of messages of a chunk by channel, as its index says."""
         counts: Counter[int] = Counter()
         self._stream.seek(chunk.chunk_start_offset + chunk.chunk_length)
         index = io.BytesIO(self._stream.read(chunk.message_index_length))
@@ -212,7 +212,7 @@ class McapFile:
             yield heapq.heappop(heap)[-1]
 
     def _records_of(self, chunk: ChunkIndex) -> list[Any]:
-        """Records of a chunk of the index; none of a damaged one, and that is noted."""
+        """Records of a chunk; none of a damaged one, and that is noted."""
         try:
             self._stream.seek(chunk.chunk_start_offset)
             reader = StreamReader(self._stream, skip_magic=True, emit_chunks=True)
@@ -295,7 +295,7 @@ class McapFile:
 
 
 def _topic(channel: Channel, schema: Schema | None) -> tuple[Topic, Any]:
-    """The topic of a channel, and what makes CDR of its messages, where they are of ROS 1.
+    """The topic of a channel, and for ROS 1 what makes CDR of its messages.
 
     :raises ValueError: it is of ROS 1, and its definition cannot be understood.
     """

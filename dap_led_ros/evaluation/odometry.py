@@ -54,7 +54,7 @@ class Camera:
 
 @dataclass
 class Poses:
-    """Where a body was: times (ns), positions (n, 3), and orientations (n, 4), x y z w."""
+    """Where a body was: times (ns), positions (n, 3), orientations (n, 4: x y z w)."""
 
     topic: str
     body: str
@@ -63,7 +63,7 @@ class Poses:
     orientations: np.ndarray
 
     def between(self, start: int, end: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """Rotation (3, 3) and translation (3,) of the body from start to end, in its own frame.
+        """Rotation (3, 3) and translation (3,) of the body, in its own frame.
 
         None where no pose is near enough.
         """
@@ -183,7 +183,7 @@ def _best(poses: dict[Topic, Any], transforms: dict[Any, Any]) -> Poses | None:
 
 
 def _chain(transforms: dict[Any, Any], body: str, camera: str) -> np.ndarray | None:
-    """Rotation from camera to body along transforms that do not move; None: there is no way."""
+    """Rotation (3, 3) from camera to body along transforms; None: there is no way."""
     if body == camera and body:
         return np.eye(3)
     steps: dict[str, list[tuple[str, np.ndarray]]] = defaultdict(list)

@@ -37,7 +37,7 @@ Key = tuple[str, int]
 
 
 def choose(cameras: dict[str, Tally]) -> dict[str, list[Key]]:
-    """Frames for the contact sheet, by group; each of another tenth of the recording or so."""
+    """Frames for the contact sheet, by group, each from another scene."""
     keys: list[Key] = []
     columns: list[list[np.ndarray]] = []
     for topic, camera in cameras.items():
@@ -295,7 +295,7 @@ def write(
 
 
 def _shown(cameras: dict[str, Tally]) -> dict[str, tuple[np.ndarray, list[int], list[int]]]:
-    """By topic, indices of frames that could be decoded, to scrub through, and to point at."""
+    """Indices of decoded frames by topic: all, to scrub through, to point at."""
     shown = {}
     for topic, camera in cameras.items():
         decoded = (camera['outcome'] != OUTCOMES.index('refused')) & ~np.isnan(camera['width'])

@@ -190,7 +190,7 @@ class Recording:
             yield True, record
 
     def extras(self, part: Part) -> list[Any]:
-        """Attachments and metadata records of mcap that go with a part, the first of its file."""
+        """Attachments and metadata records that go with the first part of a file."""
         if part.start is not None:
             return []
         plain = self._plain(self._files[part.file])

@@ -215,7 +215,7 @@ class First:
 
 
 def first_frames(recording: Recording, wanted: list[Topic]) -> dict[Topic, First]:
-    """The first whole frame of each topic; none where it is of no colour or grey, or none is."""
+    """The first whole frame of each topic, or why there is none."""
     found = {topic: First() for topic in wanted}
     decoders = {topic: Decoder(topic) for topic in wanted if recording.counts[topic]}
     tried: Counter[Topic] = Counter()
@@ -281,7 +281,7 @@ class _Alone:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Replay, measure and report; 0 when done, 1 when stopped, 3 when a requirement is missed."""
+    """Replay, measure and report; 0: done, 1: stopped, 3: a requirement is missed."""
     report.check_libraries()
     required = [requirements.parse(text) for text in options.require]
     job = prepare(options)

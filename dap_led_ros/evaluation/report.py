@@ -94,7 +94,7 @@ def describe(
 
 
 def _of_camera(camera: Tally) -> dict[str, Any]:
-    """The figures of one camera; `unchanged` is a part of its frames that count as enhanced."""
+    """The figures of one camera; `unchanged` is a part of those enhanced."""
     frames = {name: int((camera['outcome'] == place).sum()) for place, name in enumerate(OUTCOMES)}
     judged = verdict.of_camera(camera)
     return {

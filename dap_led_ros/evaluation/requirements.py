@@ -38,7 +38,7 @@ class Requirement:
         return f'it is {page.figure(value)}{"x" if self.times else ""}'
 
     def _value(self, camera: dict[str, Any]) -> float | None:
-        """Shares and means in the units of the report; of what counts per pair the median."""
+        """A share, a mean or a median, in the units of the report."""
         if self.name in _SHARES:
             return camera['verdict'].get(self.name, {}).get('share')
         found = camera['measures'].get(self.name, {})

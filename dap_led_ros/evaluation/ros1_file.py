@@ -1,4 +1,4 @@
-"""ROS 1: .bag files, and what mcap files hold of ROS 1, as the same messages of ROS 2.
+"""ROS 1 in .bag and .mcap files, as the same messages of ROS 2.
 
 Message types are those of ROS 2 where it has one of the name; others keep their definition.
 """
@@ -33,7 +33,7 @@ Convert = Callable[[bytes], Any]
 
 
 def from_ros1(name: str, kind: str, definition: str, qos: Any = ()) -> tuple[Topic, Convert]:
-    """The topic of ROS 2 that stands for one of ROS 1, and what makes CDR of its messages.
+    """The topic of ROS 2 for one of ROS 1, and what converts its messages.
 
     :raises ValueError: the definition cannot be understood.
     """

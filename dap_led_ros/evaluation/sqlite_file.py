@@ -1,4 +1,4 @@
-"""Read a .db3 file: rows by time while it is whole, else in their order until a page is missing.
+"""Read a .db3 file: by time while it is whole, else until it breaks off.
 
 What a recorder that was killed left beside it (.db3-wal, .db3-journal) is part of the database:
 SQLite itself brings both together, in a copy.

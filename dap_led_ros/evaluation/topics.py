@@ -76,7 +76,7 @@ def complete(
     qos: Any = (),
     metadata: tuple[tuple[str, str], ...] = (),
 ) -> Topic:
-    """A topic of ROS 2; what the recording lacks of its type is added where we know it."""
+    """A topic of ROS 2; what its recording lacks is added where we know it."""
     kind = full_name(kind)
     if not definition and kind in STORE.fielddefs:
         definition = STORE.generate_msgdef(kind, ros_version=2)[0]

@@ -38,7 +38,7 @@ VERDICTS = {
 
 
 def auto(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """The frame before times one gain, as bright as the frame after: (H, W, 3) RGB uint8."""
+    """The frame before times one gain, as bright as after: (H, W, 3) uint8."""
     if after is before:
         return before
     wanted = float(measures.luma(after).mean())
@@ -56,7 +56,7 @@ def _table(gain: float) -> np.ndarray:
 
 
 def of_frame(row: dict[str, Any]) -> dict[str, Any]:
-    """Help and harm of a measured frame in percent, and what the most of each is of."""
+    """Help and harm of a measured frame in percent, and of what."""
     base, after = row['auto'], row['after']
     changes = {
         'inlier matches': _counts(base.get('inliers'), after.get('inliers')),

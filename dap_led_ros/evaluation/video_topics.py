@@ -31,12 +31,12 @@ _CODECS = {'h264': 'h264', 'h265': 'hevc', 'hevc': 'hevc', 'vp9': 'vp9', 'av1': 
 
 
 def is_camera(topic: Topic) -> bool:
-    """Whether a topic is of one of these types, in an encoding that is read here."""
+    """Whether a topic is of one of these types, and can be read."""
     return topic.kind in KINDS and topic.encoding in ('cdr', 'protobuf')
 
 
 def codec_of(format: str) -> str:
-    """FFmpeg's name of the codec in the format of a message; empty: it is no video."""
+    """FFmpeg's name of the codec in a message's format; empty: no video."""
     words = format.lower().replace(';', ' ').replace('.', '').split()
     return next((_CODECS[word] for word in words if word in _CODECS), '')
 
