@@ -8,7 +8,7 @@ package_name = 'dap_led_ros'
 
 # Only ONE of the extras `cpu` and `gpu`: both wheels own the folder onnxruntime/ and overwrite
 # each other. OpenCV likewise: one wheel, the headless one. `dap-led doctor` finds a mixed install.
-opencv = ['opencv-python-headless>=4.8,<6']
+opencv = ['opencv-python-headless>=4.8,<6', 'pillow>=9,<14']  # pictures, and their metadata
 ros = ['rclpy', 'sensor-msgs', 'diagnostic-msgs', 'lifecycle-msgs', 'std-srvs', 'rmw-fastrtps-cpp']
 extras = {
     'cpu': ['onnxruntime>=1.17,<2', *opencv],  # the network on a CPU; images and video
@@ -16,8 +16,10 @@ extras = {
     # reads and writes rosbag2 without a ROS installation, damaged and compressed ones too
     'bags': ['rosbags>=0.11,<0.12', 'mcap>=1.2,<2', 'zstandard>=0.20,<1'],
     'report': ['jinja2>=3.1,<4', 'plotly>=5,<8'],  # dap-led replay: one page, works offline
-    # H.264 and H.265 of cameras, and h264 out; its wheels bring FFmpeg with x264 (GPL)
-    'video': ['av>=12,<19'],
+    # H.264 in and out, videos with their sound and time stamps (the wheels of av bring FFmpeg with
+    # x264, GPL); cameras of Foxglove in protobuf
+    'video': ['av>=14,<19', 'mcap-protobuf-support>=0.5,<1'],
+    'heif': ['pillow-heif>=0.16,<2'],  # pictures of telephones (.heic)
     'plot': ['matplotlib>=3.5,<4'],  # dap-led benchmark --plot
     'ray': ['ray>=2.9,<3'],  # dap-led replay --ray: bags and parts of them on a cluster
     # ROS 2 itself, for machines that have none (CPython 3.10 to 3.13, x86_64)

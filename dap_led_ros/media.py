@@ -6,20 +6,21 @@ import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
-from dap_led_ros import image_codec
+from dap_led_ros import image_codec, pictures, video_file
 
 # FFmpeg reads this once, at the first video; our own messages say what is wrong with a file.
 os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')
 
-IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
+IMAGE_SUFFIXES = pictures.SUFFIXES
 _VIDEO_CODES = {'.avi': 'MJPG', '.mkv': 'mp4v', '.mov': 'mp4v', '.mp4': 'mp4v', '.webm': 'VP80'}
-_SIXTEEN_BIT_SUFFIXES = ('.png', '.tif', '.tiff')
-_BAG_IMAGE_TYPES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
+_BAG_SUFFIXES = ('.mcap', '.db3', '.bag')
 
 
 @dataclass
@@ -47,15 +48,28 @@ def open_source(path: str | Path, topic: str | None = None) -> Source:
     if not path.exists():
         raise FileNotFoundError(f'{path} does not exist')
     if path.is_dir():
-        if (path / 'metadata.yaml').exists():
+        if is_bag(path):
             return _open_bag(path, topic)
         pictures = find_images(path)
         if not pictures:
             raise ValueError(f'{path} has no pictures ({", ".join(IMAGE_SUFFIXES)}) and is no bag')
         return Source('folder', len(pictures), None, (read_image(p) for p in pictures))
+    if is_bag(path):
+        return _open_bag(path, topic)
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return Source('image', 1, None, iter([read_image(path)]))
     return _open_video(path)
+
+
+def is_bag(path: Path) -> bool:
+    """Whether a path is a recording: a file of one, or a folder with one."""
+    if path.is_dir():
+        return (path / 'metadata.yaml').exists() or any(map(_of_a_bag, path.iterdir()))
+    return _of_a_bag(path)
+
+
+def _of_a_bag(path: Path) -> bool:
+    return path.name.removesuffix('.zstd').endswith(_BAG_SUFFIXES)
 
 
 def find_images(folder: Path) -> list[Path]:
@@ -64,30 +78,19 @@ def find_images(folder: Path) -> list[Path]:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """(H, W, 3) RGB uint8 or uint16 of a picture; grey becomes RGB, transparency is left out.
+    """(H, W, 3) RGB uint8 or uint16 of a picture, upright; grey becomes RGB.
 
-    :raises ValueError: the file is no picture that OpenCV can read.
+    :raises ValueError: the file is no picture that can be read.
     """
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
-    if image is None or image.dtype not in (np.uint8, np.uint16):
-        raise ValueError(f'{path} cannot be read as a picture of 8 or 16 bit')
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return pictures.read(path).frame
 
 
 def write_image(path: Path, frame: np.ndarray) -> None:
     """Write (H, W, 3) RGB; the suffix decides the format, and whether 16 bit stay 16.
 
-    :raises ValueError: OpenCV cannot write this format here.
+    :raises ValueError: this format cannot be written here.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix.lower() not in _SIXTEEN_BIT_SUFFIXES:
-        frame = eight_bit(frame)
-    try:
-        written = cv2.imwrite(str(path), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-    except cv2.error:
-        written = False
-    if not written:
-        raise ValueError(f'{path} cannot be written: use one of {", ".join(IMAGE_SUFFIXES)}')
+    pictures.write(path, pictures.Picture(frame))
 
 
 def eight_bit(frame: np.ndarray) -> np.ndarray:
@@ -103,8 +106,9 @@ def eight_bit(frame: np.ndarray) -> np.ndarray:
 
 
 class VideoFile:
-    """A video that appears under its name when it is complete.
+    """A video of a steady rate, that appears under its name when it is complete.
 
+    H.264 where PyAV is installed, which browsers play; else, and in .avi, a codec of OpenCV.
     Video codecs want even sides: a frame of odd width or height gets its last column or row twice.
     """
 
@@ -118,32 +122,51 @@ class VideoFile:
         self.path = path
         self.rate = round(rate, 2) if rate < 650 else round(rate)  # MPEG-4 takes no finer ones
         self._part = path.with_name(f'.part-{path.name}')
-        self._writer: cv2.VideoWriter | None = None
+        self._writer: Any = None
+        self._container: Any = None
 
     def write(self, frame: np.ndarray) -> None:
         """Append (H, W, 3) RGB uint8; all frames have the size of the first."""
-        height, width = frame.shape[:2]
-        if height % 2 or width % 2:
-            frame = cv2.copyMakeBorder(frame, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
         if self._writer is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            code = cv2.VideoWriter_fourcc(*_VIDEO_CODES[self.path.suffix.lower()])
-            size = frame.shape[1::-1]
-            self._writer = cv2.VideoWriter(str(self._part), code, self.rate, size)
-            if not self._writer.isOpened():
-                raise ValueError(f'{self.path} cannot be written: OpenCV lacks the video codec')
-        self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+            by_pyav = self.path.suffix.lower() in video_file.SUFFIXES and video_file.available()
+            (self._begin if by_pyav else self._begin_with_opencv)(frame)
+        if self._container is not None:
+            self._writer.write(frame, None)
+        else:
+            self._writer.write(cv2.cvtColor(video_file.even(frame), cv2.COLOR_RGB2BGR))
+
+    def _begin(self, frame: np.ndarray) -> None:
+        self._container = video_file.create(self._part)
+        rate = Fraction(self.rate).limit_denominator(1001)
+        codec = video_file.codec_for(self.path)
+        self._writer = video_file.Writer(self._container, codec, 1 / rate, rate)
+        self._writer.shape(frame)
+
+    def _begin_with_opencv(self, frame: np.ndarray) -> None:
+        code = cv2.VideoWriter_fourcc(*_VIDEO_CODES[self.path.suffix.lower()])
+        size = video_file.even(frame).shape[1::-1]
+        self._writer = cv2.VideoWriter(str(self._part), code, self.rate, size)
+        if not self._writer.isOpened():
+            raise ValueError(f'{self.path} cannot be written: OpenCV lacks the video codec')
 
     def __enter__(self) -> VideoFile:
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
-        if self._writer is not None:
-            self._writer.release()
+        if self._writer is None:
+            return
+        try:
+            if self._container is None:
+                self._writer.release()
+            else:
+                if kind is None:
+                    self._writer.finish()
+                self._container.close()
             if kind is None:
                 self._part.replace(self.path)
-            else:
-                self._part.unlink(missing_ok=True)
+        finally:
+            self._part.unlink(missing_ok=True)
 
 
 def _open_video(path: Path) -> Source:
@@ -166,52 +189,50 @@ def _open_video(path: Path) -> Source:
 
 def _open_bag(path: Path, topic: str | None) -> Source:
     try:
-        from rosbags.highlevel import AnyReader, AnyReaderError
-        from rosbags.typesys import Stores, get_typestore
+        from dap_led_ros.evaluation.recording import Recording
     except ImportError:
         raise ValueError(f"{path} is a bag: pip install 'dap_led_ros[bags]' to read it") from None
-    reader = AnyReader([path], default_typestore=get_typestore(Stores.ROS2_HUMBLE))
+    from dap_led_ros.evaluation.codec import Decoder, is_camera
+
     try:
-        reader.open()
-    except AnyReaderError as error:
+        recording = Recording(path)
+    except ValueError as error:
         raise ValueError(f'{path} cannot be read as a bag: {error}') from None
-    cameras = [c for c in reader.connections if c.msgtype in _BAG_IMAGE_TYPES]
-    there = ', '.join(sorted({c.topic for c in cameras})) or 'none'
-    candidates = [c for c in cameras if topic in (None, c.topic)]
-    chosen = next((c for c in candidates if _first_frame_decodes(reader, c)), None)
+    cameras = [of for of in recording.counts if is_camera(of)]  # in the order of the file
+    there = ', '.join(sorted({of.name for of in cameras})) or 'none'
+    candidates = [of for of in cameras if topic in (None, of.name)]
+    chosen = next((of for of in candidates if _first_frame_decodes(recording, of)), None)
     if chosen is None:
-        reader.close()
         which = f'topic {topic} with frames' if topic else 'topic with frames'
         raise ValueError(f'{path} has no {which} of colour or grey; its image topics: {there}')
-    seconds, count = reader.duration / 1e9, chosen.msgcount
-    reader.close()
+    seconds, count = recording.seconds, recording.counts[chosen]
 
     def frames() -> Iterator[np.ndarray]:
         skipped = 0
-        with reader:
-            for connection, _, data in reader.messages(connections=[chosen]):
+        decoder = Decoder(chosen)
+        for of, _, data in recording.messages():
+            if of == chosen:
                 try:
-                    yield _decode_bag_image(reader.deserialize(data, connection.msgtype))
-                except ValueError:
+                    yield decoder.decode(data)[1]
+                except image_codec.ImageError:
                     skipped += 1
         if skipped:
-            warnings.warn(f'{skipped} frames of {chosen.topic} cannot be decoded', stacklevel=2)
+            warnings.warn(f'{skipped} frames of {chosen.name} cannot be decoded', stacklevel=2)
 
-    rate = (count - 1) / seconds if count > 1 and seconds > 0 else None
-    return Source('bag', count, rate, frames())
+    return Source('bag', count, (count - 1) / seconds if count > 1 and seconds else None, frames())
 
 
-def _first_frame_decodes(reader: object, connection: object) -> bool:
-    for _, _, data in reader.messages(connections=[connection]):
-        try:
-            _decode_bag_image(reader.deserialize(data, connection.msgtype))
-        except ValueError:
-            return False
-        return True
+def _first_frame_decodes(recording: Any, topic: Any) -> bool:
+    from dap_led_ros.evaluation.codec import Decoder
+
+    decoder = Decoder(topic)
+    for of, _, data in recording.messages():
+        if of == topic:
+            try:
+                decoder.decode(data)
+            except image_codec.MalformedImageError:
+                continue  # the next one may be whole, or a key frame
+            except image_codec.ImageError:
+                return False
+            return True
     return False
-
-
-def _decode_bag_image(message: object) -> np.ndarray:
-    if hasattr(message, 'encoding'):
-        return image_codec.decode(message)
-    return image_codec.decode_compressed(message)[0]

@@ -34,6 +34,7 @@ def add_commands(commands: Any) -> None:
         help='MODEL is a preset (paper, base, ...; small is that of DAP-LED) and gets weights by '
         'chance, to measure times',
     )
+    export.add_argument('--overwrite', action='store_true', help='replace files that exist')
     export.set_defaults(run=_export)
 
     info = commands.add_parser('info', help='say what a model file is')
@@ -74,6 +75,12 @@ def _export(options: argparse.Namespace) -> int:
         raise ValueError(f'{options.output} does not end in {" or ".join(suffixes)}')
     if not options.output.parent.is_dir():
         raise ValueError(f'{options.output.parent} is no folder: make it first')
+    written = [options.output]
+    if options.prior == 'second':
+        written.append(options.output.with_suffix('.prior.onnx'))
+    for path in written:
+        if path.exists() and not options.overwrite:
+            raise ValueError(f'{path} exists: choose another OUT or add --overwrite')
     if options.calibrate and options.precision != 'int8':
         raise ValueError('--calibrate is for --precision int8')
     if options.precision == 'int8' and not options.calibrate:

@@ -90,6 +90,24 @@ def test_what_cannot_be_used_is_refused_with_what_to_do(model, tmp_path):
             Detector(model, 'cuda')
 
 
+def test_a_network_of_another_kind_is_said_to_be_none(tmp_path):
+    """Its answer has the shape of detections, but no sense."""
+    onnx = pytest.importorskip('onnx', reason='onnx is not installed')
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        [helper.make_node('Reshape', ['images', 'shape'], ['output0'])],
+        'other',
+        [helper.make_tensor_value_info('images', kind, [1, 3, 'h', 'w'])],
+        [helper.make_tensor_value_info('output0', kind, None)],
+        [helper.make_tensor('shape', onnx.TensorProto.INT64, [3], [1, -1, 4])],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 13)], ir_version=8)
+    onnx.save(made, tmp_path / 'other.onnx')
+    with pytest.raises(ValueError, match='YOLO') as caught:
+        Detector(str(tmp_path / 'other.onnx'), image_size=64)
+    assert '\n' not in str(caught.value)
+
+
 def test_a_pickle_is_opened_when_allowed(tmp_path):
     """A real YOLOv8 with random weights; no network needed to make one."""
     Detector(colour_detector.write(tmp_path / 'colours.onnx'))  # the way to import ultralytics

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import pickle
+import re
 import shutil
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -245,3 +248,52 @@ def test_the_default_path_imports_neither_torch_nor_ros():
         'assert not heavy, heavy'
     )
     subprocess.run([sys.executable, '-c', code], check=True)
+
+
+@pytest.mark.parametrize(
+    ('make', 'said'),
+    [
+        (
+            lambda frame: None,
+            'frame is NoneType: OpenCV gives None for a file that it cannot read',
+        ),
+        (lambda frame: frame.tolist(), 'frame is list: expected a NumPy array'),
+        (lambda frame: frame / 255.0, 'of 0 to 1 give (255 * frame).round()'),
+        (lambda frame: frame[..., 0], 'grey: give cv2.cvtColor'),
+        (lambda frame: _as_pil(frame), "of a PIL image give np.array(image.convert('RGB'))"),
+    ],
+)
+def test_what_is_no_frame_gets_one_clear_line(night, make, said):
+    wrong = make(night[0])
+    for enhance in (Enhancer.load().enhance, Enhancer.load().stream().enhance):
+        with pytest.raises(ValueError, match=re.escape(said)):
+            enhance(wrong)
+
+
+def _as_pil(frame):
+    return pytest.importorskip('PIL.Image', reason='Pillow is not installed').fromarray(frame)
+
+
+def test_views_and_read_only_arrays_are_frames(night):
+    enhancer = Enhancer.load()
+    locked = night[0].copy()
+    locked.setflags(write=False)
+    for frame in (night[0][::-1, ::-1], night[0][::2, ::2], np.asfortranarray(night[0]), locked):
+        expected = enhancer.enhance(np.ascontiguousarray(frame)).frame
+        np.testing.assert_array_equal(enhancer.enhance(frame).frame, expected)
+
+
+def test_an_enhancer_goes_to_another_process(night):
+    """By pickle, and by a fork after its runtime has started threads."""
+    enhancer = Enhancer.load(threads=2)
+    expected = enhancer.enhance(night[0]).frame
+    copy = pickle.loads(pickle.dumps(enhancer))
+    np.testing.assert_array_equal(copy.enhance(night[0]).frame, expected)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        same = np.array_equal(enhancer.enhance(night[0]).frame, expected)
+        os._exit(0 if same else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    with pytest.raises(TypeError, match='make it with'):
+        pickle.dumps(Enhancer(enhancer._backend, 'mine'))

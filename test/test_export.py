@@ -316,6 +316,23 @@ def test_what_cannot_be_exported_is_said(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_export_replaces_nothing_unasked(tmp_path, capsys):
+    from dap_led_ros.cli import main
+
+    out = tmp_path / 'mine.onnx'
+    words = ['export', 'nano-tiny', str(out), '--untrained']
+    out.write_text('mine')
+    assert main(words) == 1
+    assert f'{out} exists: choose another OUT or add --overwrite' in capsys.readouterr().err
+    assert out.read_text() == 'mine'
+    prior = tmp_path / 'new.prior.onnx'
+    prior.write_text('mine')
+    assert main(['export', 'tiny', str(tmp_path / 'new.onnx'), '--prior', 'second']) == 1
+    assert f'{prior} exists' in capsys.readouterr().err
+    assert main([*words, '--overwrite']) == 0
+    assert out.read_bytes() != b'mine'
+
+
 def test_an_engine_is_kept_by_model_shape_and_driver(
     nano_core, nano_frames, monkeypatch, tmp_path
 ):

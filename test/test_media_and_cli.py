@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -146,17 +145,6 @@ def test_a_bag_is_a_source_of_frames(tmp_path, night):
         media.open_source(tmp_path / 'bag', '/rear')
 
 
-def test_compressed_images_of_a_bag_are_read_as_the_node_reads_them(night):
-    """A grey JPEG, and a depth image that no picture is."""
-    grey = cv2.cvtColor(night[1], cv2.COLOR_RGB2GRAY)
-    data = cv2.imencode('.png', grey)[1].ravel()
-    frame = media._decode_bag_image(SimpleNamespace(format='mono8; png compressed', data=data))
-    assert np.array_equal(frame, np.dstack([grey] * 3))
-    depth = SimpleNamespace(format='16UC1; compressedDepth png', data=data)
-    with pytest.raises(ValueError, match='not colour or grey'):
-        media._decode_bag_image(depth)
-
-
 def test_a_bag_that_begins_with_depth_gives_its_colour_camera(tmp_path, night):
     write_bag(tmp_path / 'bag', [night[0]] * 2, depth_first=True)
     source = media.open_source(tmp_path / 'bag')
@@ -168,17 +156,19 @@ def test_a_bag_that_begins_with_depth_gives_its_colour_camera(tmp_path, night):
 
 
 def test_frames_of_a_bag_that_cannot_be_decoded_are_skipped_and_said(tmp_path, night, monkeypatch):
+    from dap_led_ros.evaluation import codec
+
     write_bag(tmp_path / 'bag', [night[0]] * 4)
     source = media.open_source(tmp_path / 'bag')
-    decode, calls = media._decode_bag_image, []
+    decode, calls = codec.Decoder.decode, []
 
-    def decode_but_the_second(message):
-        calls.append(message)
+    def decode_but_the_second(decoder, data):
+        calls.append(data)
         if len(calls) == 2:
             raise media.image_codec.MalformedImageError('broken')
-        return decode(message)
+        return decode(decoder, data)
 
-    monkeypatch.setattr(media, '_decode_bag_image', decode_but_the_second)
+    monkeypatch.setattr(codec.Decoder, 'decode', decode_but_the_second)
     with pytest.warns(UserWarning, match='1 frames of /raw cannot be decoded'):
         assert len(list(source.frames)) == 3
 

@@ -32,21 +32,14 @@ def test_package_xml_and_setup_py_agree():
 
 
 ROSDEP_KEYS = {'cv2': 'python3-opencv', 'numpy': 'python3-numpy', 'tqdm': 'python3-tqdm'}
-ROSDEP_KEYS['yaml'] = 'python3-yaml'
-OF_EXTRAS = {
-    'av',
-    'jinja2',
-    'matplotlib',
-    'mcap',
-    'onnx',
-    'open_clip',
-    'plotly',
-    'rosbags',
-    'ruamel',
-}
+ROSDEP_KEYS |= {'PIL': 'python3-pil', 'yaml': 'python3-yaml'}
+OF_EXTRAS = {'jinja2', 'matplotlib', 'mcap', 'onnx', 'open_clip', 'plotly', 'rosbags', 'ruamel'}
 OF_EXTRAS |= {
+    'av',
+    'mcap_protobuf',
     'onnxruntime',
     'onnxscript',
+    'pillow_heif',
     'pyiqa',
     'ray',
     'safetensors',

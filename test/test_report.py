@@ -24,9 +24,17 @@ import browser
 from conftest import wait_until
 from test_replay import CAMERAS, FRAMES, done, run, small_frames, write  # noqa: F401, done
 
-from dap_led_ros.evaluation import compare, measures, report, segments, tally
+from dap_led_ros.evaluation import (
+    compare,
+    measures,
+    measuring,
+    report,
+    segments,
+    tally,
+)
 from dap_led_ros.evaluation import page as pages
 from dap_led_ros.evaluation.tally import Tally
+from dap_led_ros.inference import Enhancer
 
 
 def basic(grey: np.ndarray) -> dict[str, float]:
@@ -71,15 +79,6 @@ def test_features_of_a_shifted_picture_agree(night):
     nothing = features.measure(np.zeros_like(grey))
     assert (nothing['keypoints'], nothing['matches'], nothing['inliers']) == (0, 0, 0)
     assert features.measure(grey[:1, :1])['keypoints'] == 0
-
-
-def test_harm_names_what_got_worse():
-    before = {'saturated': 1.0, 'inliers': 100.0, 'detections': 4.0, 'psnr': 20.0}
-    assert measures.harm(before, {**before, 'inliers': 150.0, 'psnr': 25.0}) == (0.0, '')
-    assert measures.harm(before, {**before, 'detections': 1.0}) == (75.0, 'detections lost')
-    assert measures.harm(before, {**before, 'psnr': 18.0}) == (20.0, 'PSNR lost')
-    few = {**before, 'inliers': 3.0}
-    assert measures.harm(few, {**few, 'inliers': 0.0})[0] == 0
 
 
 def test_objects_are_followed():
@@ -175,6 +174,7 @@ def test_a_long_recording_takes_little_memory(tmp_path):
         measured = [
             {'topic': '/c', 'index': n, 'before': values, 'after': values, 'gain': 2.0,
              'change': 20.0 + n, 'harm': 0.0, 'harm_why': '', 'objects_before': things[:3],
+             'objects_auto': things[:3], 'auto': values, 'help': 0.0,
              'objects_after': things, 'objects_reference': things}
             for n in range(frames)
         ]  # fmt: skip
@@ -324,7 +324,14 @@ def test_the_page_works_in_a_browser(done, width):  # noqa: F811
         page.run('document.querySelector(".scrub > input").focus()')
         press(page, 'End')
         assert page.run(shown) != first
-        # A thumbnail where the pointer is.
+        # What a mere gain makes of the frame, in place of the camera's.
+        page.run('document.querySelector(".choice input[value=auto]").click()')
+        assert page.run('document.querySelector(".pair .tag.left").innerText') == 'auto'
+        under = 'document.querySelector(".pair .under")'
+        assert page.run(f'{under}.src === {under}.dataset.auto')
+        # Thumbnails beside the chart where the pointer is.
+        thumbnail = 'document.querySelector(".seen img").src'
+        first = page.run(thumbnail)
         page.run('document.querySelector(".timeline").scrollIntoView()')
         box = page.run(
             '(({x, y, width}) => ({x, y, width}))'
@@ -335,9 +342,29 @@ def test_the_page_works_in_a_browser(done, width):  # noqa: F811
                 'Input.dispatchMouseEvent',
                 type='mouseMoved', x=box['x'] + box['width'] / 2 + step, y=box['y'] + 60,
             )  # fmt: skip
-        pictures = 'document.querySelectorAll("#hover img").length'
-        assert wait_until(lambda: page.run(pictures) == 2)
+        assert wait_until(lambda: page.run(thumbnail) != first)
+        assert page.run('document.querySelectorAll(".seen img").length') == 3 * len(CAMERAS)
         assert page.complaints == []
+    finally:
+        page.close()
+
+
+@needs_browser
+def test_no_chart_is_cut_in_print(done):  # noqa: F811
+    """Drawn for a wide screen, printed on a narrow page; and none lies across two pages."""
+    _, out, _ = done
+    page = browser.Page(out / 'report.html', 1600, 900)
+    try:
+        page.call('Emulation.setEmulatedMedia', media='print')
+        page.call(
+            'Emulation.setDeviceMetricsOverride',
+            width=700, height=1000, deviceScaleFactor=1, mobile=False,
+        )  # fmt: skip
+        right = 'Math.max(...[...document.querySelectorAll(".timeline .main-svg")].map('
+        assert page.run(f'{right} svg => svg.getBoundingClientRect().right))') <= 701
+        broken = 'getComputedStyle(document.querySelector(".timeline")).breakInside'
+        assert page.run(broken) == 'avoid'
+        assert page.run('getComputedStyle(document.querySelector(".seen")).display') == 'none'
     finally:
         page.close()
 
@@ -389,18 +416,21 @@ def test_compare_says_what_the_runs_do_not_share():
     assert compare.differences(run_a, run_a) == ([], set())
     run_b = {'bag': '/b', 'asked': {**asked, 'detector': 'bb'}}
     said, left_out = compare.differences(run_a, run_b)
-    assert left_out == {'detections', 'confidence', 'harm'}
+    assert left_out == {'detections', 'confidence', 'harm', 'help'}
     assert 'A is of /a, B of /b' in said[0]
-    assert 'not the same detector: no confidence, detections, perhaps harmed' in said[1]
+    assert 'not the same detector: no confidence, detections, perhaps harmed, helped' in said[1]
 
 
 def test_compare_prints_and_writes_a_page(done, tmp_path, capsys):  # noqa: F811
     _, out, _ = done
     assert run('compare', out, out, '--out', tmp_path / 'page.html') == 0
     said = capsys.readouterr().out
-    assert re.search(r'brightness \(grey levels\) +\d+ +\d+ +0 ', said)
+    assert re.search(r'brightness \(grey levels\) +\d+ +\d+ .* 0 ', said)
     page = (tmp_path / 'page.html').read_text()
     assert 'dap-led compare' in page
+    with pytest.raises(ValueError, match='exists: choose another --out or add --overwrite'):
+        run('compare', out, out, '--out', tmp_path / 'page.html')
+    assert run('compare', out, out, '--out', tmp_path / 'page.html', '--overwrite') == 0
     assert '/front/image_raw' in page
     with pytest.raises(ValueError, match='has no report'):
         run('compare', out, tmp_path)
@@ -427,8 +457,70 @@ def test_true_detections_at_a_precision():
     ('value', 'said'),
     [
         *[(0, '0'), (12345.6, '12 346'), (1.234, '1.23'), (-0.04567, '−0.046'), (40.0, '40')],
-        *[(None, '–'), (float('inf'), '–')],
+        *[(None, '–'), (float('inf'), '–'), (-0.0, '0')],
     ],
 )
 def test_figures_read_well(value, said):
     assert pages.figure(value) == said
+
+
+def test_to_do_nothing_is_no_merit():
+    """B left all frames as they were: it has less noise, and wins nothing."""
+    busy, idle = frames(2.0), Tally()
+    for index in range(80):
+        values = {'contrast': 90.0, 'noise': 1.0}
+        idle.add(
+            {'time': index * 10, 'outcome': 'enhanced', 'changed': 0.0, 'harm': 0.0, 'help': 0.0,
+             'before': {'brightness': 20.0}, 'after': values, 'latency': 1.0}
+        )  # fmt: skip
+    (table,) = compare.compare(busy, {'/camera': idle}, set()).values()
+    assert all(line['better'] != 'B' for line in table)
+
+
+def test_the_timeline_leaves_out_gaps_of_hours():
+    seconds = np.concatenate(
+        [[0.0], 1.7e9 + np.arange(100) / 10, 1.7e9 + 9000 + np.arange(9) / 10]
+    )
+    at, gaps = pages.squeezed(seconds)
+    assert at[-1] < 20
+    assert (np.diff(at) > 0).all()
+    assert [gap['seconds'] for gap in gaps] == pytest.approx([1.7e9, 9000 - 9.9])
+    assert pages.squeezed(np.arange(5.0) * 100)[1] == []  # a slow camera has no gaps
+
+
+def test_spans_that_were_passed_through_are_shaded():
+    seconds = np.arange(6.0)
+    spans = pages._spans(seconds, np.array([1, 1, 0, 0, 1, 1], bool))
+    assert spans == [[0.0, 2.0], [4.0, 5.0]]
+
+
+def test_reasons_that_differ_in_numbers_are_one():
+    camera = Tally()
+    for number in range(50):
+        why = f'malformed message: {number}x72 cannot have {number} bytes'
+        camera.add({'time': number, 'outcome': 'refused', 'why': why})
+    assert camera.why == {'malformed message: 0x72 cannot have 0 bytes': 50}
+
+
+def test_changed_least_shows_other_scenes():
+    camera = Tally()
+    for index in range(200):
+        values = {side: {'brightness': 9.0} for side in measuring.SIDES}
+        change = abs(index - 100)
+        camera.add({'time': index, 'outcome': 'enhanced', 'change': change, 'harm': 0.0} | values)
+    chosen = sorted(index for _, index in pages.choose({'/c': camera})['changed least'])
+    assert min(np.diff(chosen)) > 20
+
+
+def test_the_report_says_what_really_ran(done):  # noqa: F811
+    _, out, _ = done
+    content = json.loads((out / 'report.json').read_text())
+    assert content['ran']['model'] == Enhancer.load().model
+    assert content['ran']['seconds'] > 0
+    assert content['ran']['began'].startswith('20')
+    page = (out / 'report.html').read_text()
+    for word in (content['ran']['model'], 'OpenCV', 'cores', content['ran']['began']):
+        assert word in page
+    front = content['topics'][CAMERAS[0]]
+    assert front['sentence'] in page
+    assert set(front['measures']['inliers']) >= {'before', 'auto', 'after', 'own'}

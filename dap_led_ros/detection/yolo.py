@@ -95,7 +95,11 @@ class Detector:
         torch_threads = torch.get_num_threads()
         try:
             self._model = yolo(str(path))
-            self._predict(np.zeros((image_size, image_size, 3), np.uint8))
+            # Black to white: of black alone a model of another kind may answer nothing wrong.
+            ramp = np.linspace(0, 255, image_size).astype(np.uint8)
+            self.names: dict[int, str] = dict(self._model.names)
+            """Names of the model's classes; class0, class1... where its file has none."""
+            self._find(np.dstack([np.tile(ramp[:, None], image_size)] * 3))
         except Exception as error:  # ultralytics and the runtimes behind it raise many classes
             reason = ' '.join(str(error).split())
             raise ValueError(f'{path} cannot be used as a YOLO model: {reason}') from error
@@ -110,8 +114,7 @@ class Detector:
                 'device is cuda, but this ONNX Runtime has no CUDA: install onnxruntime-gpu in '
                 'place of onnxruntime, or set device to cpu or auto'
             )
-        self.names: dict[int, str] = dict(self._model.names)
-        """Names of the model's classes; class0, class1... where its file has none."""
+        self.names = dict(self._model.names)
         if classes:
             self._arguments['classes'] = _class_ids(classes, self.names)
 
@@ -119,17 +122,30 @@ class Detector:
         """Find the objects in a frame.
 
         :param frame: (H, W, 3) uint8 RGB.
-        :raises ValueError: a frame of another shape or type.
+        :raises ValueError: a frame of another shape or type, or the model is no YOLO detector.
         """
         if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
             raise ValueError(f'frame is {frame.dtype} {frame.shape}: expected uint8 (H, W, 3) RGB')
-        found = self._predict(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)).boxes.data.cpu().numpy()
+        found = self._find(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
         return Detections(
             boxes=found[:, :4].astype(np.float32),
             scores=found[:, 4].astype(np.float32),
             class_ids=found[:, 5].astype(np.int64),
             names=self.names,
         )
+
+    def _find(self, bgr: np.ndarray) -> np.ndarray:
+        """(N, 6): left, top, right, bottom, score and class of the objects.
+
+        :raises ValueError: a class that the model does not know: it is none of YOLO.
+        """
+        found = self._predict(bgr).boxes.data.cpu().numpy()
+        unknown = {int(index) for index in found[:, 5]} - self.names.keys()
+        if unknown:
+            raise ValueError(
+                f'it answers with class {min(unknown)} of {len(self.names)}: give a YOLO detector'
+            )
+        return found
 
     def _predict(self, bgr: np.ndarray):
         """One run of ultralytics, which takes arrays for BGR."""

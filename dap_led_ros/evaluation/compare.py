@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from dap_led_ros.evaluation import measures, page, segments, tally
+from dap_led_ros.evaluation import measures, page, report, segments, tally, verdict
 from dap_led_ros.evaluation.tally import Tally
 
 _SAME = 0.01
 """Grey levels by which one frame's brightness may differ between two machines."""
+_IDLE_WINS = ('contrast', 'sharpness', 'noise', 'saturated', 'flicker', 'harm', 'latency')
+"""Measures in which a frame that is left as it was is the best, or nearly."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -21,15 +23,21 @@ def run(options: argparse.Namespace) -> int:
     outs = (options.a, options.b)
     if options.out and not options.out.resolve().parent.is_dir():
         raise ValueError(f'{options.out.resolve().parent} does not exist: choose another --out')
+    if options.out and options.out.exists() and not options.overwrite:
+        raise ValueError(f'{options.out} exists: choose another --out or add --overwrite')
     contents = [_read(out) for out in outs]
     runs = [tally.read(out, segments.journals(out))[0] for out in outs]
     unlike, left_out = differences(*contents)
     tables = compare(*runs, left_out)
     for label, out, content in zip('AB', outs, contents):
-        print(f'{label} = {out} ({content["model"]})')
+        print(f'{label} = {out} ({content["ran"]["model"] or content["model"]})')
     print(''.join(f'note: {line}\n' for line in unlike), end='')
     for topic, table in tables.items():
-        print(f'\n{topic}\n{_as_text(table)}')
+        print(f'\n{topic}')
+        for label, content in zip('AB', contents):
+            of = content['topics'][topic]
+            print(f'{label}: {of["sentence"]}; {report.counted(of)}')
+        print(_as_text(table))
     if options.out:
         _write_page(options, contents, unlike, tables)
         print(f'\npage    {options.out}')
@@ -40,7 +48,13 @@ def _read(out: Path) -> dict[str, Any]:
     path = out / 'report.json'
     if not path.is_file():
         raise ValueError(f'{out} has no report.json: give a folder that dap-led replay wrote')
-    return segments.read_json(path)
+    content = segments.read_json(path)
+    if 'ran' not in content:
+        raise ValueError(
+            f'{out} is of an earlier version: `dap-led replay BAG --out {out} --resume` writes '
+            'its report anew'
+        )
+    return content
 
 
 def differences(a: dict[str, Any], b: dict[str, Any]) -> tuple[list[str], set[str]]:
@@ -49,21 +63,17 @@ def differences(a: dict[str, Any], b: dict[str, Any]) -> tuple[list[str], set[st
     left_out: set[str] = set()
     if a['bag'] != b['bag']:
         unlike.append(f'A is of {a["bag"]}, B of {b["bag"]}; their frames before are the same')
-    for name, title, spoilt in (
-        ('detector', 'detector', {'detections', 'confidence', 'harm'}),
-        ('references', 'reference', {'psnr', 'ssim', 'harm'}),
-        ('features', 'setting of the features', {'harm'}),
+    for setting, title, spoilt in (
+        ('detector', 'detector', {'detections', 'confidence', 'harm', 'help'}),
+        ('references', 'reference', {'psnr', 'ssim', 'harm', 'help'}),
+        ('features', 'setting of the features', {'harm', 'help'}),
     ):
-        asked = [run['asked'].get(name) for run in (a, b)]
+        asked = [run['asked'].get(setting) for run in (a, b)]
         if asked[0] != asked[1]:
             left_out |= spoilt
-            names = ', '.join(_measure(of).title for of in sorted(spoilt))
+            names = ', '.join(measures.of(name).title for name in sorted(spoilt))
             unlike.append(f'A and B have not the same {title}: no {names}')
     return unlike, left_out
-
-
-def _measure(name: str) -> measures.Measure:
-    return {**measures.PER_FRAME, **measures.PER_PAIR}[name]
 
 
 def compare(
@@ -72,7 +82,8 @@ def compare(
     """Differences B - A of what was measured after enhancement, by topic.
 
     Only frames count that both runs enhanced or passed through, and that both measured. Frames are
-    the same ones when their topic and number are.
+    the same ones when their topic and number are. For measures in which nothing beats a frame left
+    as it was, only those count that both runs changed: to do nothing is no merit.
 
     :param left_out: measures that cannot be compared.
     :raises ValueError: the runs have no frame in common, or the frames are of other recordings.
@@ -87,15 +98,19 @@ def compare(
                     f'the two runs are of different recordings: their frames of {topic} differ '
                     f'in {name.replace("_", " ")}'
                 )
+        changed = np.logical_and(*(_changed(of[topic], count) for of in (a, b)))
         lines = []
         for name in [*measures.PER_FRAME, *measures.PER_PAIR]:
             column = f'{name}_after' if name in measures.PER_FRAME else name
             in_a, in_b = (of[topic][column][:count] for of in (a, b))
             both = ~np.isnan(in_a) & ~np.isnan(in_b)
+            if name in _IDLE_WINS:
+                both &= changed
             if name in left_out or not both.any():
                 continue
-            measure = _measure(name)
+            measure = measures.of(name)
             difference = measures.paired(in_a[both], in_b[both])
+            own = [_own(of[topic], name, count, both) for of in (a, b)]
             better = difference.mean * measure.better if difference.sure else 0
             lines.append(
                 {
@@ -104,26 +119,47 @@ def compare(
                     'definition': measure.definition,
                     'a': float(in_a[both].mean()),
                     'b': float(in_b[both].mean()),
+                    'own_a': own[0],
+                    'own_b': own[1],
                     **difference._asdict(),
                     'better': 'B' if better > 0 else 'A' if better < 0 else '',
                 }
             )
-        if lines:
+        if lines or not changed.all():
             tables[topic] = lines
     if not tables:
         raise ValueError('the two runs have no frames in common')
     return tables
 
 
+def _changed(camera: Tally, count: int) -> np.ndarray:
+    """Which of the first frames a run changed, (count,)."""
+    enhanced = camera['outcome'] == tally.OUTCOMES.index('enhanced')
+    return (enhanced & ~verdict.unchanged_frames(camera))[:count]
+
+
+def _own(camera: Tally, name: str, count: int, among: np.ndarray) -> float | None:
+    """Mean by which a run's frames exceed the mere gain of the same run."""
+    if name not in measures.PER_FRAME:
+        return None
+    own = (camera[f'{name}_after'] - camera[f'{name}_auto'])[:count][among]
+    return None if np.isnan(own).all() else float(np.nanmean(own))
+
+
 def _as_text(table: list[dict[str, Any]]) -> str:
-    lines = [f'{"":28}{"A":>10}{"B":>10}{"B - A":>10}   {"95 % interval":24}{"frames":>7}  better']
+    lines = [
+        f'{"":28}{"A":>10}{"B":>10}{"A - auto":>10}{"B - auto":>10}{"B - A":>10}   '
+        f'{"95 % interval":24}{"frames":>7}  better'
+    ]
     for line in table:
         unit = f' ({line["unit"]})' if line['unit'] else ''
         interval = f'{page.figure(line["low"])} … {page.figure(line["high"])}'
+        figures = ''.join(
+            f'{page.figure(line[name]):>10}' for name in ('a', 'b', 'own_a', 'own_b', 'mean')
+        )
         lines.append(
-            f'{line["title"] + unit:28}{page.figure(line["a"]):>10}'
-            f'{page.figure(line["b"]):>10}{page.figure(line["mean"]):>10}   '
-            f'{interval:24}{line["count"]:>7}  {line["better"]}'
+            f'{line["title"] + unit:28}{figures}   {interval:24}{line["count"]:>7}  '
+            f'{line["better"]}'
         )
     return '\n'.join(lines)
 

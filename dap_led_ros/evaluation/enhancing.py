@@ -12,26 +12,31 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
+import platform
 import sqlite3
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Generator, Iterator
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 from tqdm import tqdm
 
 from dap_led_ros import image_codec
 from dap_led_ros.evaluation import segments
 from dap_led_ros.evaluation.background import in_background
-from dap_led_ros.evaluation.codec import decode, encode
-from dap_led_ros.evaluation.recording import LEAD_NS, Part, Recording, Topic
+from dap_led_ros.evaluation.codec import Decoder, encode
+from dap_led_ros.evaluation.recording import LEAD_NS, Part, Recording
+from dap_led_ros.evaluation.topics import Sent, Topic
 
 if TYPE_CHECKING:
-    from dap_led_ros.inference import Enhancer
+    from dap_led_ros.inference import Enhanced, Enhancer
     from dap_led_ros.inference.stream import Stream
 
 PART_FRAMES = 300
@@ -49,14 +54,18 @@ class Plan:
     recording: Recording
     cameras: dict[Topic, Topic]
     """Image topics and their enhanced copies."""
+    videos: set[Topic]
+    """Those of the cameras whose frames need the ones before them."""
     infos: dict[Topic, Topic]
     """camera_info topics and their copies."""
     parts: list[Part]
+    reasons: dict[str, str] = field(default_factory=dict)
+    """Why each other topic is not enhanced, by name."""
 
-    @property
-    def topics(self) -> list[Topic]:
-        """Of the output."""
-        return [*self.recording.topics, *self.cameras.values(), *self.infos.values()]
+    def topics(self, storage: str) -> list[Topic]:
+        """Of the output; sqlite3 has no place for what is not of ROS 2."""
+        originals = [of for of in self.recording.topics if of.is_ros or storage == 'mcap']
+        return [*originals, *self.cameras.values(), *self.infos.values()]
 
 
 @dataclass
@@ -68,13 +77,18 @@ class Item:
     time: int = 0
     """Of the bag, ns."""
     data: bytes = b''
+    sent: Sent = (0, 0)
     warm_up: bool = False
     """Of the segment before: enhanced, for the stream's sake, and not written."""
     message: Any = None
     frame: np.ndarray | None = None
     encoding: str = ''
+    copies: bool = True
+    """The message may stand for its own enhanced copy, as it is."""
     row: dict[str, Any] = field(default_factory=dict)
     """What becomes of a frame of a camera; empty: the message is only copied."""
+    extras: list[Any] = field(default_factory=list)
+    """At the begin of a segment: attachments and metadata records to keep."""
 
 
 @dataclass
@@ -97,36 +111,55 @@ class Work:
 def _read(what: Plan, todo: Collection[int], seconds: Counter[str]) -> Generator[Item, None, None]:
     """Messages of the parts; frames of the cameras decoded, or refused."""
     for segment in todo:
-        yield Item(segment)
-        before: dict[Topic, deque[Item]] = {topic: deque(maxlen=WARM_UP) for topic in what.cameras}
+        yield Item(segment, extras=what.recording.extras(what.parts[segment]))
+        decoders = {topic: Decoder(topic) for topic in what.cameras}
+        before: dict[Topic, deque[Item]] = defaultdict(deque)
         read: Counter[Topic] = Counter()
         begun = False
-        for inside, topic, stamp, data in what.recording.read(what.parts[segment]):
-            item = Item(segment, topic, stamp, data, not inside)
+        for inside, (topic, stamp, data, sent) in what.recording.read(what.parts[segment]):
+            item = Item(segment, topic, stamp, data, sent, not inside)
             if not inside:
-                if topic in before:
+                if topic in decoders:
                     before[topic].append(item)
+                    if len(before[topic]) > WARM_UP and topic not in what.videos:
+                        before[topic].popleft()
                 continue
             if not begun:
                 begun = True
-                for early in (item for items in before.values() for item in items):
-                    if early.time > stamp - LEAD_NS:
-                        yield _decoded(early, 0, seconds)
-            if topic in what.cameras:
-                item = _decoded(item, read[topic], seconds)
+                for topic_before, items in before.items():
+                    yield from _warm_up(items, decoders[topic_before], stamp, seconds)
+            if topic in decoders:
+                item = _decoded(item, decoders[topic], read[topic], seconds)
                 read[topic] += 1
             yield item
 
 
-def _decoded(item: Item, index: int, seconds: Counter[str]) -> Item:
+def _warm_up(
+    items: deque[Item], decoder: Decoder, stamp: int, seconds: Counter[str]
+) -> Iterator[Item]:
+    """The last frames of a camera before a segment, decoded."""
+    decoded = [
+        _decoded(item, decoder, 0, seconds)
+        for item in items
+        if decoder.is_video or item.time > stamp - LEAD_NS
+    ]
+    yield from decoded[-WARM_UP:]
+
+
+def _decoded(item: Item, decoder: Decoder, index: int, seconds: Counter[str]) -> Item:
     start = time.perf_counter()
     item.row = {'topic': item.topic.name, 'index': index, 'time': item.time}
     try:
-        item.message, item.frame, item.encoding = decode(item.topic.kind, item.data)
+        item.message, item.frame, item.encoding = decoder.decode(item.data)
     except image_codec.UnsupportedEncodingError as error:
         item.row |= {'outcome': 'passed_through', 'why': str(error)}
     except image_codec.ImageError as error:
         item.row |= {'outcome': 'refused', 'why': str(error)}
+    item.copies = decoder.copies
+    if decoder.is_video:
+        item.row['video'] = True
+    if not item.copies and item.frame is None:  # there is nothing to pass on
+        item.row['outcome'] = 'refused'
     seconds['read'] += time.perf_counter() - start
     return item
 
@@ -146,18 +179,17 @@ def _enhance(
             height, width = item.frame.shape[:2]
             item.row |= {'stamp': nanoseconds, 'width': width, 'height': height}
             stream = streams.setdefault(item.topic, enhancer.stream())
+            before = item.frame
             try:
-                enhanced = stream.enhance(item.frame, nanoseconds)
+                enhanced = stream.enhance(before, nanoseconds)
             except Exception as error:  # of the runtime, in many classes: a frame is never lost
-                item.frame = None
                 item.row |= {'outcome': 'passed_through', 'why': str(error)}
             else:
-                item.frame = enhanced.frame
                 item.row |= enhanced.degradation | {'weight': enhanced.weight}
-                item.row['outcome'] = 'enhanced' if enhanced.weight else 'passed_through'
-                if not enhanced.weight:
-                    item.frame = None
-                    item.row['why'] = 'neither dark nor blurred'
+                item.frame = enhanced.frame
+                item.row |= _outcome(before, enhanced)
+            if item.copies and item.row.get('changed', 0.0) == 0:
+                item.frame = None  # the message as it came
             taken = time.perf_counter() - start
             item.row['latency'] = taken * 1e3
             seconds['enhance'] += taken
@@ -165,11 +197,35 @@ def _enhance(
             yield item
 
 
+def _announce(segment: segments.Segment, begin: Item, topics: list[Topic]) -> None:
+    """Begin a segment with its topics, attachments and metadata records."""
+    for topic in topics:
+        segment.add(topic)
+    for record in begin.extras:
+        segment.keep(record)
+
+
+def _as_the_system_says(error: sqlite3.OperationalError, out: Path) -> OSError:
+    """What others call OSError and SQLite has words of its own for."""
+    code = errno.ENOSPC if 'full' in str(error) else errno.EIO
+    return OSError(code, str(error), str(out))
+
+
+def _outcome(before: np.ndarray, enhanced: Enhanced) -> dict[str, Any]:
+    """What became of a frame, and how much it changed: mean absolute difference, grey levels."""
+    if not enhanced.weight:
+        return {'outcome': 'passed_through', 'why': 'neither dark nor blurred'}
+    levels = 1 if before.dtype == np.uint8 else 257
+    change = cv2.norm(before, enhanced.frame, cv2.NORM_L1) / before.size / levels
+    return {'outcome': 'enhanced', 'changed': change}
+
+
 def _write(segment: segments.Segment, item: Item, what: Plan) -> None:
     """Write the message as it came and, behind it and at the same time, its enhanced copy."""
-    segment.write(item.topic, item.time, item.data)
+    if segment.holds(item.topic):
+        segment.write(item.topic, item.time, item.data, item.sent)
     if item.topic in what.infos:
-        segment.write(what.infos[item.topic], item.time, item.data)
+        segment.write(what.infos[item.topic], item.time, item.data, item.sent)
     if not item.row or item.row['outcome'] == 'refused':
         return
     data: bytes | memoryview = item.data
@@ -178,7 +234,27 @@ def _write(segment: segments.Segment, item: Item, what: Plan) -> None:
             data = encode(item.frame, item.encoding, item.message)
         except image_codec.ImageError as error:
             item.row |= {'outcome': 'passed_through', 'why': str(error)}
-    segment.write(what.cameras[item.topic], item.time, data)
+            item.row.pop('changed', None)
+    segment.write(what.cameras[item.topic], item.time, data, item.sent)
+
+
+def what_runs(enhancer: Enhancer) -> dict[str, str]:
+    """The model that really runs, its provider, the machine, and the versions of libraries."""
+    processor = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, StopIteration):  # not Linux
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+        name = next(line for line in lines if line.startswith('model name'))
+        processor = name.split(':')[1].strip()
+    versions = [f'Python {platform.python_version()}', f'OpenCV {cv2.__version__}']
+    for package in ('dap_led_ros', 'onnxruntime', 'onnxruntime-gpu', 'numpy'):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions.append(f'{package} {metadata.version(package)}')
+    return {
+        'model': enhancer.model,
+        'provider': enhancer.provider,
+        'machine': f'{processor}, {os.cpu_count()} cores',
+        'versions': ', '.join(versions),
+    }
 
 
 # --- segments ----------------------------------------------------------------------------------
@@ -202,6 +278,7 @@ def enhance_recording(
     seconds = Counter(read=0.0, enhance=0.0, write=0.0)
     enhanced: Counter[str] = Counter()
     begin, cpu = time.perf_counter(), time.process_time()
+    ran = what_runs(enhancer)
     items = in_background(_enhance(in_background(_read(what, todo, seconds)), enhancer, seconds))
     total = sum(what.recording.counts[topic] for topic in what.cameras)
     done = sum(sum(of['read'].values()) for of in segments.journals(out) if of['whole'])
@@ -216,8 +293,7 @@ def enhance_recording(
             rows: list[dict[str, Any]] = []
             before = dict(seconds)
             try:
-                for topic in what.topics:
-                    segment.add(topic)
+                _announce(segment, item, what.topics(storage))
                 while (item := next(items, None)) is not None and item.topic is not None:
                     start = time.perf_counter()
                     _write(segment, item, what)
@@ -231,16 +307,14 @@ def enhance_recording(
                 journal = {
                     'whole': item is None or item.topic is None,
                     'trouble': what.recording.trouble,
-                    'provider': enhancer.provider,
+                    'ran': ran,
                     'seconds': {name: seconds[name] - before[name] for name in before},
                 }
                 segment.commit(journal, rows)
-            except sqlite3.OperationalError as error:  # its words for what others call OSError
+            except BaseException as error:
                 segment.abort()
-                code = errno.ENOSPC if 'full' in str(error) else errno.EIO
-                raise OSError(code, str(error), str(out)) from error
-            except BaseException:
-                segment.abort()
+                if isinstance(error, sqlite3.OperationalError):
+                    raise _as_the_system_says(error, out) from error
                 raise
             if item is not None and time.perf_counter() >= due:  # at the end it follows anyway
                 start = time.perf_counter()

@@ -24,7 +24,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dap_led_ros.evaluation import page, replay, report, segments
+from dap_led_ros.evaluation import page, replay, report, requirements, segments
 from dap_led_ros.evaluation.commands import clear
 from dap_led_ros.evaluation.measuring import Measuring, measure_run
 from dap_led_ros.evaluation.replay import Job
@@ -39,7 +39,12 @@ def run(options: argparse.Namespace) -> int:
     """Replay all; 0 when each one succeeded."""
     runs = _runs(options)
     alone = {name: _alone(options, bag, options.out / name) for name, bag in runs.items()}
+    required = [requirements.parse(text) for text in options.require]
     failures = (_on_ray if options.ray else _here)(alone)
+    missed = {name: _missed(options.out / name, required) for name in runs}
+    short = {name: '; '.join(lines) for name, lines in missed.items() if lines}
+    only_short = short and not failures
+    failures = {**short, **failures}
     rows = [_row(options.out, name, failures.get(name, '')) for name in runs]
     segments.write_json(options.out / 'fleet.json', rows)
     text = page.environment().get_template('fleet.html').render(rows=rows)
@@ -48,7 +53,15 @@ def run(options: argparse.Namespace) -> int:
         print(f'dap-led: {name}: {failure}', file=sys.stderr)
     print(f'{len(rows) - len(failures)} of {len(rows)} recordings done')
     print(f'report    {options.out / "fleet.html"}')
+    if only_short:
+        return requirements.FAILED
     return 1 if failures else 0
+
+
+def _missed(out: Path, required: list[requirements.Requirement]) -> list[str]:
+    """Requirements that a run misses; one without report has failed for another reason."""
+    path = out / 'report.json'
+    return requirements.missed(segments.read_json(path), required) if path.is_file() else []
 
 
 def _runs(options: argparse.Namespace) -> dict[str, Path]:
@@ -89,7 +102,7 @@ def _here(runs: dict[str, argparse.Namespace]) -> dict[str, str]:
             continue
         print(name)
         try:
-            if replay.run(options):
+            if replay.run(options) == 1:
                 failures[name] = 'interrupted'
         except (ImportError, ValueError, RuntimeError, OSError) as error:
             failures[name] = _reason(error)
@@ -208,12 +221,21 @@ def _reason(error: Exception) -> str:
 def _row(out: Path, name: str, failure: str) -> dict[str, Any]:
     """What the fleet's table says of a recording: sums over its cameras, and means."""
     path = out / name / 'report.json'
-    row: dict[str, Any] = {'name': name, 'failure': failure, 'trouble': [], 'frames': {}}
+    row: dict[str, Any] = {
+        'name': name,
+        'failure': failure,
+        'trouble': [],
+        'frames': {},
+        'unchanged': 0,
+        'sentences': {},
+    }
     if not path.is_file():
         return row
     content = segments.read_json(path)
     row['trouble'] = content['trouble']
     cameras = content['topics'].values()
+    row['unchanged'] = sum(camera['unchanged'] for camera in cameras)
+    row['sentences'] = {topic: of['sentence'] for topic, of in content['topics'].items()}
     for outcome in ('read', 'enhanced', 'passed_through', 'refused'):
         row['frames'][outcome] = sum(camera['frames'][outcome] for camera in cameras)
     for measure in ('brightness', 'inliers', 'detections', 'psnr'):

@@ -12,6 +12,9 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+SIDES = ('before', 'auto', 'after')
+"""The camera's frame, the same times one gain (see verdict.py), and the enhanced one."""
+
 
 class Measure(NamedTuple):
     """A measure as tables show it."""
@@ -25,20 +28,26 @@ class Measure(NamedTuple):
 
 PER_FRAME = {
     'brightness': Measure('brightness', 'grey levels', 0, 'mean luma (BT.601), 0 to 255'),
-    'contrast': Measure('contrast', 'grey levels', 1, 'standard deviation of luma'),
+    'contrast': Measure(
+        'contrast',
+        'grey levels',
+        1,
+        'standard deviation of luma, divided by the gain of brightness: as if the frame were as '
+        'bright as it came',
+    ),
     'sharpness': Measure(
         'sharpness',
         'grey levels²',
         1,
-        'gradient energy: mean of gx² + gy², central differences of luma. Brightening by a factor '
-        'raises it by that factor squared, and noise raises it too: read it beside noise',
+        'gradient energy: mean of gx² + gy², central differences of luma, divided by the square '
+        'of the gain of brightness. Noise raises it too: read it beside noise',
     ),
     'noise': Measure(
         'noise',
         'grey levels',
         -1,
         'standard deviation of the noise in luma by Immerkær (1996): mean absolute response of a '
-        'mask that no plane and no straight edge excites. Brightening raises it like sharpness',
+        'mask that no plane and no straight edge excites; divided by the gain of brightness',
     ),
     'saturated': Measure(
         'saturated', '%', -1, 'share of pixels with a channel of 250 or more: light that is lost'
@@ -47,7 +56,8 @@ PER_FRAME = {
         'flicker',
         '%',
         -1,
-        'change of mean luma since the frame before, as a share of the mean of both',
+        'change of mean luma since the frame before, as a share of the mean of both; one gain for '
+        'both frames leaves it as it was',
     ),
     'keypoints': Measure('ORB features', 'per frame', 1, 'ORB keypoints found, 1000 at the most'),
     'matches': Measure(
@@ -65,6 +75,30 @@ PER_FRAME = {
         'odometry can use',
     ),
     'inlier_ratio': Measure('inlier ratio', '', 1, 'inlier matches / matches'),
+    'vo_inliers': Measure(
+        'odometry inliers',
+        'per frame',
+        1,
+        'ORB matches with the frame a quarter of a second before that agree with one essential '
+        'matrix within a pixel and lie before both cameras',
+    ),
+    'vo_tracked': Measure(
+        'odometry tracked', '%', 1, 'share of frames with 30 or more odometry inliers'
+    ),
+    'vo_rotation': Measure(
+        'odometry rotation error',
+        'degrees',
+        -1,
+        'between the rotation that odometry finds over a quarter of a second and that of the '
+        "bag's poses; of frames that are tracked",
+    ),
+    'vo_direction': Measure(
+        'odometry direction error',
+        'degrees',
+        -1,
+        "between the direction of movement that odometry finds and that of the bag's poses; of "
+        'frames that are tracked and moved by 5 cm or more',
+    ),
     'psnr': Measure('PSNR', 'dB', 1, 'against the reference, all channels; 50 at the most'),
     'ssim': Measure(
         'SSIM', '', 1, 'against the reference, on luma, Gaussian window of 11 pixels, sigma 1.5'
@@ -80,25 +114,45 @@ PER_FRAME = {
     ),
     'confidence': Measure('confidence', '', 1, 'mean score of the detections of a frame'),
 }
-"""Measured before and after enhancement."""
+"""Measured before and after enhancement, and of `auto`."""
 
 PER_PAIR = {
     'gain': Measure('gain', 'times', 0, 'brightness after / brightness before'),
     'change': Measure(
         'change', 'grey levels', 0, 'mean absolute difference between after and before'
     ),
+    'changed': Measure(
+        'changed by the network',
+        'grey levels',
+        0,
+        'mean absolute difference before the frame is written; below 0.5 it is unchanged',
+    ),
+    'help': Measure(
+        'helped',
+        '%',
+        1,
+        'the best of: share of inlier matches gained, share of detections gained, and PSNR gained '
+        'as a share of 10 dB, all against auto; 0 if none got better',
+    ),
     'harm': Measure(
         'perhaps harmed',
         '%',
         -1,
         'the worst of: share of inlier matches lost, share of detections lost, share of pixels '
-        'newly saturated, and PSNR lost as a share of 10 dB; 0 if none got worse',
+        'newly saturated, and PSNR lost as a share of 10 dB, all against auto; 0 if none got '
+        'worse',
     ),
     'latency': Measure('latency', 'ms', -1, 'time of one enhancement, steady clock'),
     'low_light': Measure('low light', '', 0, 'degradation score of the frame before, 0 to 1'),
     'blur': Measure('blur', '', 0, 'degradation score of the frame before, 0 to 1'),
 }
 """Measured once for a frame and its enhanced copy."""
+
+
+def of(name: str) -> Measure:
+    """The measure of a name."""
+    return {**PER_FRAME, **PER_PAIR}[name]
+
 
 FEATURES = 1000
 RATIO = 0.8
@@ -132,6 +186,13 @@ def basic(frame: np.ndarray, grey: np.ndarray) -> dict[str, float]:
     response = cv2.filter2D(grey, cv2.CV_16S, _IMMERKAER)[1:-1, 1:-1]
     noise = cv2.norm(response, cv2.NORM_L1) / response.size * np.sqrt(np.pi / 2) / 6
     return {**found, 'sharpness': float(energy), 'noise': float(noise)}
+
+
+def at_brightness(found: dict[str, float], brightness: float) -> dict[str, float]:
+    """The same of a frame as if it were so bright: exposure is no quality."""
+    gain = max(found['brightness'], 1e-6) / max(brightness, 1e-6)
+    powers = {'contrast': 1, 'sharpness': 2, 'noise': 1}
+    return {name: value / gain ** powers.get(name, 0) for name, value in found.items()}
 
 
 def flicker(brightness: float, before: float) -> float:
@@ -206,25 +267,6 @@ def ssim(a: np.ndarray, b: np.ndarray) -> float:
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     index = (2 * mx * my + c1) * (2 * covariance + c2)
     return float((index / ((mx * mx + my * my + c1) * (vx + vy + c2))).mean())
-
-
-def harm(before: dict[str, float], after: dict[str, float]) -> tuple[float, str]:
-    """How much the worst of the measures lost, in percent, and which one that is."""
-    losses = {
-        'inlier matches lost': _share_lost(before.get('inliers'), after.get('inliers'), 20),
-        'detections lost': _share_lost(before.get('detections'), after.get('detections'), 1),
-        'newly saturated': after['saturated'] - before['saturated'],
-        'PSNR lost': 10 * (before.get('psnr', 0.0) - after.get('psnr', 0.0)),
-    }
-    worst = max(losses, key=losses.__getitem__)
-    return (losses[worst], worst) if losses[worst] > 0 else (0.0, '')
-
-
-def _share_lost(before: float | None, after: float | None, least: float) -> float:
-    """Percent lost; of fewer than `least` it means nothing."""
-    if before is None or after is None or before < least:
-        return 0.0
-    return 100 * (1 - after / before)
 
 
 class Tracks:

@@ -22,25 +22,29 @@ from typing import Any
 import cv2
 from tqdm import tqdm
 
-from dap_led_ros.evaluation import measures, segments
+from dap_led_ros.evaluation import measures, odometry, segments, verdict
 from dap_led_ros.evaluation.background import in_background
 from dap_led_ros.evaluation.no_reference import NoReference
 from dap_led_ros.evaluation.pairs import Pair, pairs
 
-SIDES = ('before', 'after')
+SIDES = measures.SIDES
 _AHEAD = 4
 """Frames on their way through the stages."""
 
 Row = dict[str, Any]
-"""Values by measure; 'before' and 'after' hold those that are measured of both."""
+"""Values by measure; those of SIDES hold what is measured of each."""
 
 
 def basic(pair: Pair) -> Row:
-    """Brightness to saturated, gain and change; PSNR and SSIM where there is a reference."""
+    """Brightness to saturated, gain and change; PSNR and SSIM where there is a reference.
+
+    Contrast, sharpness and noise of each side are as of a frame as bright as the one before.
+    """
     row: Row = {}
     for side in SIDES:
         frame = getattr(pair, side)
-        row[side] = measures.basic(frame, measures.luma(frame))
+        found = measures.basic(frame, measures.luma(frame))
+        row[side] = measures.at_brightness(found, row.get('before', found)['brightness'])
         if pair.reference is not None:
             row[side] |= measures.full_reference(frame, pair.reference)
     row['gain'] = row['after']['brightness'] / max(row['before']['brightness'], 1e-6)
@@ -55,7 +59,7 @@ class Features:
         self._orb: dict[tuple[str, str], measures.Features] = defaultdict(measures.Features)
 
     def measure(self, pair: Pair) -> Row:
-        """Keypoints, matches and inliers of both frames."""
+        """Keypoints, matches and inliers of each side."""
         return {
             side: self._orb[pair.row['topic'], side].measure(measures.luma(getattr(pair, side)))
             for side in SIDES
@@ -63,7 +67,7 @@ class Features:
 
 
 class Detection:
-    """Objects in both frames."""
+    """Objects of each side."""
 
     def __init__(self, model: str, allow_pickle: bool) -> None:
         """Load the detector; errors are those of detection.yolo.Detector."""
@@ -107,6 +111,8 @@ class Measuring:
     features: bool
     detection: Detection | None
     no_reference: NoReference | None
+    known: odometry.Known | None = None
+    """Of the bag, for odometry; None: it was not asked for."""
 
     @property
     def asked(self) -> dict[str, Any]:
@@ -116,6 +122,7 @@ class Measuring:
             'features': self.features,
             'detect': self.detection.model if self.detection else None,
             'detector': self.detection.digest if self.detection else None,
+            'odometry': self.known is not None,
             'no_reference': sorted(self.no_reference.names) if self.no_reference else [],
         }
 
@@ -152,6 +159,8 @@ def _measure_segment(
         for pair in _last_of(out, segments.load(out, index - 1)):
             features.measure(pair)
         stages['features'] = features.measure
+    if what.known:
+        stages['odometry'] = odometry.Odometry(what.known).measure
     if what.detection:
         stages['detection'] = what.detection.measure
     if what.no_reference:
@@ -224,11 +233,11 @@ def _timed(measure: Callable[[Pair], Row], pair: Pair, name: str, seconds: Count
 
 def _finish(pair: Pair, results: list[Future[Row]]) -> Row:
     """The row of a pair from those of its stages."""
-    row: Row = {'topic': pair.row['topic'], 'index': pair.row['index'], 'before': {}, 'after': {}}
+    row: Row = {'topic': pair.row['topic'], 'index': pair.row['index']}
+    row |= {side: {} for side in SIDES}
     for result in results:
         found = result.result()
         for side in SIDES:
             row[side] |= found.pop(side, {})
         row |= found
-    row['harm'], row['harm_why'] = measures.harm(row['before'], row['after'])
-    return row
+    return row | verdict.of_frame(row)

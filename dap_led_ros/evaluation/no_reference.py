@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from dap_led_ros.evaluation import measures
 from dap_led_ros.evaluation.pairs import Pair
 
 EVERY = 30
@@ -60,10 +61,10 @@ class NoReference:
         return list(self._metrics)
 
     def measure(self, pair: Pair) -> dict[str, Any]:
-        """The metrics of both frames; of most pairs nothing."""
+        """The metrics of each side; of most pairs nothing."""
         if pair.row['index'] % EVERY:
             return {}
-        return {side: self._of(getattr(pair, side)) for side in ('before', 'after')}
+        return {side: self._of(getattr(pair, side)) for side in measures.SIDES}
 
     def _of(self, frame: np.ndarray) -> dict[str, float]:
         planes = np.ascontiguousarray(frame.transpose(2, 0, 1))

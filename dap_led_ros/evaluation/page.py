@@ -11,16 +11,19 @@ from typing import Any
 import cv2
 import numpy as np
 
-from dap_led_ros.evaluation import measures, measuring
+from dap_led_ros.evaluation import measures, measuring, verdict
 from dap_led_ros.evaluation.measuring import SIDES
 from dap_led_ros.evaluation.pairs import pairs
 from dap_led_ros.evaluation.tally import OUTCOMES, Tally
+from dap_led_ros.evaluation.video import video_path
 
-HARMED = 10.0
-"""Percent of harm from which a frame is shown as perhaps harmed."""
 SHEET, SCRUB, THUMBNAILS = 4, 24, 60
 """Frames of each group of the contact sheet, and of each camera to scrub through and to hover."""
 PICTURE_WIDTH, THUMBNAIL_WIDTH = 640, 200
+GAP = 60.0
+"""Seconds without a frame from which a timeline leaves them out."""
+MOST_GAPS = 300
+"""Most gaps and spans that are drawn."""
 POINTS = 1500
 """Most points of a line; longer ones show means of neighbours."""
 BOX = (255, 170, 60)
@@ -34,7 +37,7 @@ Key = tuple[str, int]
 
 
 def choose(cameras: dict[str, Tally]) -> dict[str, list[Key]]:
-    """Frames for the contact sheet, by group; no two of them neighbours."""
+    """Frames for the contact sheet, by group, each from another scene."""
     keys: list[Key] = []
     columns: list[list[np.ndarray]] = []
     for topic, camera in cameras.items():
@@ -50,21 +53,22 @@ def choose(cameras: dict[str, Tally]) -> dict[str, list[Key]]:
 
     def group(values: np.ndarray, among: np.ndarray) -> list[Key]:
         order = np.argsort(values, kind='stable')
-        return _apart(keys[place] for place in order if among[place])
+        apart = {topic: max(3, len(camera) // 10) for topic, camera in cameras.items()}
+        return _apart((keys[place] for place in order if among[place]), apart)
 
     return {
         'changed most': group(-change, change >= 0),
         'changed least': group(change, change >= 0),
-        'perhaps harmed': group(-harm, harm >= HARMED),
+        'perhaps harmed': group(-harm, harm >= verdict.MATTERS),
         'detections differ': group(-np.abs(more), more != 0),
     }
 
 
-def _apart(keys: Iterable[Key]) -> list[Key]:
-    """The first few that are at least three frames from one another."""
+def _apart(keys: Iterable[Key], apart: dict[str, int]) -> list[Key]:
+    """The first few that are so many frames from one another: other scenes."""
     taken: list[Key] = []
     for topic, index in keys:
-        if all(abs(other - index) > 3 for of, other in taken if of == topic):
+        if all(abs(other - index) > apart[topic] for of, other in taken if of == topic):
             taken.append((topic, index))
         if len(taken) == SHEET:
             break
@@ -79,7 +83,7 @@ def _evenly(indices: np.ndarray, count: int) -> list[int]:
 def _pictures(
     out: Path, journals: list[dict[str, Any]], wanted: dict[Key, set[int]]
 ) -> dict[tuple[str, int, int], list[str]]:
-    """Data addresses of frames before and after, by topic, index and width; objects are framed."""
+    """Data addresses of each side, by topic, index and width; objects are framed."""
     found = {}
     for journal in journals:
         here = {
@@ -103,7 +107,7 @@ def _pictures(
                 for side in SIDES
             ]
             for width in wanted[key]:
-                found[(*key, width)] = [_data_address(frame, width) for frame in frames]
+                found[(*key, width)] = [data_address(frame, width) for frame in frames]
     return found
 
 
@@ -117,7 +121,8 @@ def _framed(frame: np.ndarray, objects: list[Any]) -> np.ndarray:
     return frame
 
 
-def _data_address(frame: np.ndarray, width: int) -> str:
+def data_address(frame: np.ndarray, width: int) -> str:
+    """A frame as a JPEG inside the page, at most so wide."""
     height = round(frame.shape[0] * width / frame.shape[1])
     if width < frame.shape[1]:
         frame = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
@@ -131,25 +136,29 @@ def _data_address(frame: np.ndarray, width: int) -> str:
 # --- the page ----------------------------------------------------------------------------------
 
 TIMELINES = {
-    'brightness': ('before', 'after'),
-    'sharpness': ('before', 'after'),
-    'inliers': ('before', 'after'),
-    'detections': ('before', 'after'),
-    'psnr': ('before', 'after'),
-    'flicker': ('before', 'after'),
+    'brightness': SIDES,
+    'sharpness': SIDES,
+    'inliers': SIDES,
+    'vo_inliers': SIDES,
+    'vo_rotation': SIDES,
+    'vo_direction': SIDES,
+    'detections': SIDES,
+    'psnr': SIDES,
+    'flicker': SIDES,
     'degradation': ('low_light', 'blur'),
     'gain': ('gain',),
     'latency': ('latency',),
 }
 
 
-def _timeline(camera: Tally, shown: np.ndarray, start: int) -> dict[str, Any]:
+def _timeline(camera: Tally, shown: np.ndarray) -> dict[str, Any]:
     """Lines of a camera over seconds, as long as the page can show, broken where frames miss.
 
     :param shown: indices of the frames.
     """
-    seconds = (camera['time'][shown] - start) / 1e9
-    steps = np.diff(seconds)
+    times = camera['time'][shown]
+    seconds, long_gaps = squeezed((times - times[0]) / 1e9)
+    steps = np.diff(times)
     # A gap where the next frame is ten times later than usual.
     gaps = np.flatnonzero(steps > 10 * np.median(steps)) + 1 if len(steps) else []
     width = -(-(len(seconds) + len(gaps)) // POINTS)
@@ -174,7 +183,49 @@ def _timeline(camera: Tally, shown: np.ndarray, start: int) -> dict[str, Any]:
             measure = {**measures.PER_FRAME, **measures.PER_PAIR}.get(name)
             unit = f' ({measure.unit})' if measure and measure.unit else ''
             plots[name] = {'title': (measure.title if measure else name) + unit, 'lines': found}
-    return {'seconds': thinned(seconds), 'plots': plots, 'each': width}
+    passed = camera['outcome'][shown] == OUTCOMES.index('passed_through')
+    return {
+        'seconds': thinned(seconds),
+        'plots': plots,
+        'each': width,
+        'gaps': long_gaps,
+        'passed': _spans(seconds, passed),
+    }
+
+
+def squeezed(seconds: np.ndarray) -> tuple[np.ndarray, list[dict[str, float]]]:
+    """Seconds without long gaps, and where each was and how long.
+
+    A gap of a minute or more, that is no usual distance of frames, leaves a fiftieth of the rest.
+    """
+    steps = np.diff(seconds)
+    if not len(steps):
+        return seconds, []
+    long = steps > max(GAP, 10 * float(np.median(steps)))
+    rest = max(float(steps[~long].sum()), 1.0)
+    kept = np.where(long, 0.02 * rest, steps)
+    at = np.concatenate([[0.0], np.cumsum(kept)])
+    places = np.flatnonzero(long)
+    return at, [
+        {'at': float(at[n] + kept[n] / 2), 'seconds': float(steps[n])} for n in places[:MOST_GAPS]
+    ]
+
+
+def _placed(
+    frames: list[dict[str, Any]], camera: Tally, shown: np.ndarray
+) -> list[dict[str, Any]]:
+    """Frames with their place on the timeline, `at`."""
+    times = camera['time'][shown]
+    places = dict(zip(shown.tolist(), squeezed((times - times[0]) / 1e9)[0].tolist()))
+    return [{**frame, 'at': places[frame['index']]} for frame in frames]
+
+
+def _spans(seconds: np.ndarray, which: np.ndarray) -> list[list[float]]:
+    """Begin and end of the runs of frames that are true."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], which.astype(np.int8), [0]])))
+    ends = np.append(seconds, seconds[-1:])
+    spans = [[float(ends[a]), float(ends[b])] for a, b in edges.reshape(-1, 2)]
+    return spans[:MOST_GAPS]
 
 
 def write(
@@ -189,23 +240,15 @@ def write(
 
     start = min((int(camera['time'][0]) for camera in cameras.values()), default=0)
     sheet = choose(cameras)
+    shown = _shown(cameras)
     wanted: dict[Key, set[int]] = defaultdict(set)
-    for group in sheet.values():
-        for key in group:
-            wanted[key].add(PICTURE_WIDTH)
-    shown = {}
-    for topic, camera in cameras.items():
-        # Frames that could be decoded.
-        decoded = (camera['outcome'] != OUTCOMES.index('refused')) & ~np.isnan(camera['width'])
-        indices = np.flatnonzero(decoded)
-        if not len(indices):
-            continue
-        scrub, thumbnails = _evenly(indices, SCRUB), _evenly(indices, THUMBNAILS)
+    for key in (key for group in sheet.values() for key in group):
+        wanted[key].add(PICTURE_WIDTH)
+    for topic, (_, scrub, thumbnails) in shown.items():
         for index in scrub:
             wanted[topic, index].add(PICTURE_WIDTH)
         for index in thumbnails:
             wanted[topic, index].add(THUMBNAIL_WIDTH)
-        shown[topic] = (indices, scrub, thumbnails)
     images = _pictures(out, journals, wanted)
 
     def frames(topic: str, indices: list[int], width: int = PICTURE_WIDTH) -> list[dict[str, Any]]:
@@ -214,41 +257,58 @@ def write(
                 'topic': topic,
                 'index': index,
                 'seconds': round((int(cameras[topic]['time'][index]) - start) / 1e9, 3),
-                'before': both[0],
-                'after': both[1],
+                **dict(zip(SIDES, sides)),
                 'said': _said(cameras[topic], index),
             }
             for index in indices
-            if (both := images.get((topic, index, width)))
+            if (sides := images.get((topic, index, width)))
         ]
 
-    page = (
-        environment()
-        .get_template('report.html')
-        .render(
-            report=content,
-            name=Path(content['bag']).name,
-            groups={
-                name: [found for topic, index in of for found in frames(topic, [index])]
-                for name, of in sheet.items()
-                if of
-            },
-            cameras={
-                topic: {
-                    'timeline': _timeline(cameras[topic], indices, start),
-                    'scrub': frames(topic, scrub),
-                    'thumbnails': frames(topic, thumbnails, THUMBNAIL_WIDTH),
-                }
-                for topic, (indices, scrub, thumbnails) in shown.items()
-            },
-            per_frame=measures.PER_FRAME,
-            per_pair=measures.PER_PAIR,
-            measured={name for of in content['topics'].values() for name in of['measures']},
-            harmed=HARMED,
-            plotly=get_plotlyjs(),
-        )
+    page = environment().get_template('report.html')
+    text = page.render(
+        report=content,
+        name=Path(content['bag']).name,
+        groups={
+            name: [found for topic, index in of for found in frames(topic, [index])]
+            for name, of in sheet.items()
+            if of
+        },
+        cameras={
+            topic: {
+                'timeline': _timeline(cameras[topic], indices),
+                'video': _video(out, topic),
+                'scrub': frames(topic, scrub),
+                'thumbnails': _placed(
+                    frames(topic, thumbnails, THUMBNAIL_WIDTH), cameras[topic], indices
+                ),
+            }
+            for topic, (indices, scrub, thumbnails) in shown.items()
+        },
+        per_frame=measures.PER_FRAME,
+        per_pair=measures.PER_PAIR,
+        measured={name for of in content['topics'].values() for name in of['measures']},
+        harmed=verdict.MATTERS,
+        rule=verdict.RULE,
+        plotly=get_plotlyjs(),
     )
-    (out / 'report.html').write_text(page)
+    (out / 'report.html').write_text(text)
+
+
+def _shown(cameras: dict[str, Tally]) -> dict[str, tuple[np.ndarray, list[int], list[int]]]:
+    """Indices of decoded frames by topic: all, to scrub through, to point at."""
+    shown = {}
+    for topic, camera in cameras.items():
+        decoded = (camera['outcome'] != OUTCOMES.index('refused')) & ~np.isnan(camera['width'])
+        indices = np.flatnonzero(decoded)
+        if len(indices):
+            shown[topic] = (indices, _evenly(indices, SCRUB), _evenly(indices, THUMBNAILS))
+    return shown
+
+
+def _video(out: Path, topic: str) -> str:
+    """Where the side-by-side video is, from the page; empty: there is none."""
+    path = video_path(out, topic)
+    return path.relative_to(out).as_posix() if path.is_file() else ''
 
 
 def environment() -> Any:
@@ -262,6 +322,7 @@ def environment() -> Any:
         lstrip_blocks=True,
     )
     made.filters['figure'] = figure
+    made.filters['duration'] = duration
     made.policies['json.dumps_kwargs'] = {'sort_keys': False}
     return made
 
@@ -275,12 +336,20 @@ def _said(camera: Tally, index: int) -> str:
     said = []
     if not np.isnan(value('change')):
         said.append(f'changed by {value("change"):.0f} grey levels, gain {value("gain"):.1f}')
-    if value('harm') >= HARMED:
-        said.append(f'{camera.losses[camera["loss"][index]]}: {value("harm"):.0f} %')
+    if value('harm') >= verdict.MATTERS:
+        said.append(f'{camera.losses[camera["loss"][index]]}: {value("harm"):.0f} %, to auto')
     if not np.isnan(value('detections_before')):
-        before, after = (value(f'detections_{side}') for side in SIDES)
+        before, after = (value(f'detections_{side}') for side in ('before', 'after'))
         said.append(f'detections {before:.0f} to {after:.0f}')
     return '; '.join(said)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: 4 s, 3 min, 2.5 h, 12 days."""
+    for unit, size in (('days', 86400), ('h', 3600), ('min', 60)):
+        if seconds >= 2 * size:
+            return f'{figure(seconds / size)} {unit}'
+    return f'{figure(seconds)} s'
 
 
 def figure(value: float | None) -> str:
@@ -288,6 +357,7 @@ def figure(value: float | None) -> str:
     if value is None or not np.isfinite(value):
         return '–'
     digits = 0
+    value = value or 0.0  # no minus before nothing
     if value and abs(value) < 100 and value != int(value):
         digits = min(3, 2 - int(np.floor(np.log10(abs(value)))))
     return f'{value:,.{digits}f}'.replace(',', ' ').replace('-', '−')

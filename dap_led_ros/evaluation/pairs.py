@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Collection, Generator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dap_led_ros import image_codec
-from dap_led_ros.evaluation import segments
-from dap_led_ros.evaluation.codec import decode, enhanced_name
+from dap_led_ros.evaluation import segments, verdict
+from dap_led_ros.evaluation.codec import Decoder, enhanced_name, is_camera
 from dap_led_ros.evaluation.recording import Recording
 from dap_led_ros.media import eight_bit
 
@@ -29,6 +30,11 @@ class Pair:
     before: np.ndarray
     after: np.ndarray
     reference: np.ndarray | None = None
+
+    @cached_property
+    def auto(self) -> np.ndarray:
+        """The frame before, as bright as the one after."""
+        return verdict.auto(self.before, self.after)
 
 
 def pairs(
@@ -58,17 +64,21 @@ def pairs(
         name: deque(maxlen=_WAIT) for name in references.values()
     }
     file = out / 'bag' / journal['metadata']['relative_file_paths'][0]
-    for topic, time, data in Recording(file).messages(min(times) if only else None):
+    recording = Recording(file)
+    decoders = {topic: Decoder(topic) for topic in recording.topics if is_camera(topic)}
+    # Frames of a video need all before them; one that is asked for may be anywhere.
+    videos = {row['topic'] for row in found if row.get('video')}
+    first = None if only is None or videos else min(times)
+    for topic, time, data in recording.messages(first):
         if (topic.name, time) in rows:
             row = rows[topic.name, time].popleft()
-            if row['outcome'] != 'refused' and (
-                only is None or (row['topic'], row['index']) in only
-            ):
-                frame = _frame(topic.kind, data)
-                if frame:
+            asked = only is None or (row['topic'], row['index']) in only
+            if topic.name in videos or (asked and row['outcome'] != 'refused'):
+                frame = _frame(decoders[topic], data)
+                if frame and asked:
                     befores[topic.name, time].append(Pair(row, frame[1], frame[1]))
         if topic.name in frames:
-            frame = _frame(topic.kind, data)
+            frame = _frame(decoders[topic], data)
             if frame:
                 frames[topic.name].append(frame)
                 for camera, reference in references.items():
@@ -81,7 +91,7 @@ def pairs(
         if not befores[camera, time]:
             del befores[camera, time]
         if pair.row['outcome'] == 'enhanced':
-            enhanced = _frame(topic.kind, data)
+            enhanced = _frame(decoders[topic], data)
             if enhanced is None:
                 continue
             pair.after = enhanced[1]
@@ -94,10 +104,10 @@ def pairs(
         yield from _matched(waiting[camera], frames[reference], 0)
 
 
-def _frame(kind: str, data: bytes) -> tuple[int, np.ndarray] | None:
+def _frame(decoder: Decoder, data: bytes) -> tuple[int, np.ndarray] | None:
     """Stamp (ns) and frame of a message; None if it cannot be decoded."""
     try:
-        message, frame, _ = decode(kind, data)
+        message, frame, _ = decoder.decode(data)
     except image_codec.ImageError:
         return None
     stamp = message.header.stamp

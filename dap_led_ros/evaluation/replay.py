@@ -7,35 +7,44 @@ written, video.py and report.py show it.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import hashlib
 import shutil
-import signal
 import statistics
 import sys
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections import Counter
+from collections.abc import Collection
 from dataclasses import astuple, dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dap_led_ros import image_codec
-from dap_led_ros.evaluation import enhancing, no_reference, report, segments
-from dap_led_ros.evaluation.codec import camera_info_name, decode, enhanced_name
+from dap_led_ros.evaluation import (
+    enhancing,
+    no_reference,
+    odometry,
+    report,
+    requirements,
+    segments,
+)
+from dap_led_ros.evaluation.codec import (
+    Decoder,
+    camera_info_name,
+    enhanced_name,
+    enhanced_topic,
+    is_camera,
+)
 from dap_led_ros.evaluation.enhancing import Plan, Work, enhance_recording
 from dap_led_ros.evaluation.measuring import Detection, Measuring, measure_run
-from dap_led_ros.evaluation.recording import (
-    CAMERA_INFO,
-    COMPRESSED_IMAGE,
-    IMAGE,
-    Recording,
-    Topic,
-)
+from dap_led_ros.evaluation.recording import Recording
+from dap_led_ros.evaluation.topics import CAMERA_INFO, Topic
 from dap_led_ros.evaluation.video import write_videos
 from dap_led_ros.inference import Enhancer, weights
+from dap_led_ros.stopping import stop_wished
 
 ALONE_FRAMES, ALONE_SECONDS = 10, 0.5
 """For so long at least the model's own rate is measured, before a run and after it."""
@@ -78,7 +87,9 @@ class Job:
         detection = Detection(options.detect, options.allow_pickle) if options.detect else None
         names = no_reference.available()[0] if options.iqa else []
         metrics = no_reference.NoReference(names) if names else None
-        return Measuring(self.references, options.features, detection, metrics)
+        cameras = list(self.what.cameras)
+        known = odometry.read(self.what.recording, cameras) if options.odometry else None
+        return Measuring(self.references, options.features, detection, metrics, known)
 
 
 def prepare(options: argparse.Namespace) -> Job:
@@ -101,6 +112,7 @@ def prepare(options: argparse.Namespace) -> Job:
     # Here, since a cluster's workers load it too late to tell.
     model = weights.find(options.model)
     recording = Recording(options.bag)
+    _note_left_out(recording, options.format or recording.storage)
     for line in recording.trouble:
         print(f'dap-led: {line}', file=sys.stderr)
     what = plan(recording, options.topic, [_camera_of(name)[1] for name in options.reference])
@@ -115,7 +127,25 @@ def prepare(options: argparse.Namespace) -> Job:
             raise ValueError(f'{path} has changed since {out} was begun: choose another --out')
         asked[name] = value
     asked['no_reference'] = options.iqa
+    asked['others'] = what.reasons
     return Job(options, what, _references(options.reference, recording, what), asked)
+
+
+def _note_left_out(recording: Recording, storage: str) -> None:
+    """Name what the bag that is written has no place for."""
+    if storage == 'mcap':
+        return
+    for topic in recording.topics:
+        if not topic.is_ros:
+            recording.trouble.append(
+                f'{topic.name} is left out: {storage} has no place for {topic.said}; '
+                '--format mcap has'
+            )
+    if any(recording.extras(part) for part in recording.parts([], 1, whole=True)):
+        recording.trouble.append(
+            f'attachments and metadata records are left out: {storage} has no place for them; '
+            '--format mcap has'
+        )
 
 
 def plan(recording: Recording, names: list[str], leave_out: Collection[str] = ()) -> Plan:
@@ -124,7 +154,7 @@ def plan(recording: Recording, names: list[str], leave_out: Collection[str] = ()
     :param names: image topics; none: all whose first frame is colour or grey, but for `leave_out`.
     :raises ValueError: there is no such topic, or nothing to enhance.
     """
-    images = [topic for topic in recording.topics if topic.kind in (IMAGE, COMPRESSED_IMAGE)]
+    images = [topic for topic in recording.topics if is_camera(topic)]
     there = ', '.join(topic.name for topic in images) or 'none'
     for name in names:
         if name not in [topic.name for topic in images]:
@@ -134,12 +164,14 @@ def plan(recording: Recording, names: list[str], leave_out: Collection[str] = ()
         for topic in images
         if topic.name in names or (not names and topic.name not in leave_out)
     ]
-    if not names:
-        frames = first_frames(recording, wanted)
-        wanted = [topic for topic in wanted if frames[topic] is not None]
-    if not wanted:
-        raise ValueError(f'{recording.path} has no frames of colour or grey in: {there}')
-    cameras = {topic: replace(topic, name=enhanced_name(topic.name)) for topic in wanted}
+    firsts = first_frames(recording, wanted)
+    wanted = [topic for topic in wanted if firsts[topic].frame is not None]
+    reasons = _reasons(recording, wanted, firsts)
+    unread = [f'{name} ({reasons[name]})' for name in names if name in reasons]
+    if unread or not wanted:
+        listed = unread or [f'{name} ({why})' for name, why in reasons.items()]
+        raise ValueError(f'{recording.path} has no frames of colour or grey: {"; ".join(listed)}')
+    cameras = {topic: enhanced_topic(topic) for topic in wanted}
     by_name = {topic.name: topic for topic in recording.topics}
     infos = {}
     for topic in cameras:
@@ -151,36 +183,67 @@ def plan(recording: Recording, names: list[str], leave_out: Collection[str] = ()
             raise ValueError(
                 f'{recording.path} already has {copy.name}: choose other topics with --topic'
             )
-    parts = recording.parts(list(cameras), enhancing.PART_FRAMES)
-    return Plan(recording, cameras, infos, parts)
+    videos = {topic for topic in wanted if firsts[topic].video}
+    parts = recording.parts(list(cameras), enhancing.PART_FRAMES, bool(videos))
+    return Plan(recording, cameras, videos, infos, parts, reasons)
 
 
-def first_frames(recording: Recording, wanted: list[Topic]) -> dict[Topic, np.ndarray | None]:
-    """The first whole frame of each topic; None where it is of no colour or grey, or none is."""
-    frames: dict[Topic, np.ndarray | None] = dict.fromkeys(wanted)
-    missing = {topic for topic in wanted if recording.counts[topic]}
+def _reasons(
+    recording: Recording, wanted: list[Topic], firsts: dict[Topic, First]
+) -> dict[str, str]:
+    """Why each topic that is not enhanced is not, by name."""
+    reasons = {}
+    for topic in recording.topics:
+        if topic in wanted:
+            continue
+        if topic in firsts:
+            reasons[topic.name] = firsts[topic].why
+        elif is_camera(topic):
+            reasons[topic.name] = 'not asked for'
+        else:
+            reasons[topic.name] = f'{topic.said} is no picture'
+    return reasons
+
+
+@dataclass
+class First:
+    """The first whole frame of a topic, or why there is none."""
+
+    frame: np.ndarray | None = None
+    why: str = 'it has no messages'
+    video: bool = False
+
+
+def first_frames(recording: Recording, wanted: list[Topic]) -> dict[Topic, First]:
+    """The first whole frame of each topic, or why there is none."""
+    found = {topic: First() for topic in wanted}
+    decoders = {topic: Decoder(topic) for topic in wanted if recording.counts[topic]}
+    tried: Counter[Topic] = Counter()
     for topic, _, data in recording.messages():
-        if topic in missing:
-            with contextlib.suppress(image_codec.ImageError):
-                try:
-                    frames[topic] = decode(topic.kind, data)[1]
-                except image_codec.MalformedImageError:
-                    continue  # the next one may be whole
-            missing.discard(topic)
-        if not missing:
+        if topic in decoders:
+            tried[topic] += 1
+            try:
+                found[topic].frame = decoders[topic].decode(data)[1]
+            except image_codec.MalformedImageError as error:
+                found[topic].why = f'none of {tried[topic]} frames can be decoded: {error}'
+                continue  # the next one may be whole
+            except image_codec.ImageError as error:
+                found[topic].why = str(error)
+            found[topic].video = decoders.pop(topic).is_video
+        if not decoders:
             break
-    return frames
+    return found
 
 
 class _Alone:
     """What the model takes for a frame of each camera with nothing else going on."""
 
-    def __init__(self, enhancer: Enhancer, frames: dict[Topic, np.ndarray | None]) -> None:
+    def __init__(self, enhancer: Enhancer, frames: dict[Topic, First]) -> None:
         self._enhancer = enhancer
         self._frames = {
-            topic.name: frame
-            for topic, frame in frames.items()
-            if frame is not None and min(frame.shape[:2]) >= 16
+            topic.name: first.frame
+            for topic, first in frames.items()
+            if first.frame is not None and min(first.frame.shape[:2]) >= 16
         }
         self._times: dict[str, list[tuple[float, float]]] = {name: [] for name in self._frames}
 
@@ -217,39 +280,26 @@ class _Alone:
         }
 
 
-@contextlib.contextmanager
-def _ctrl_c() -> Iterator[threading.Event]:
-    """Ctrl-C sets the event, so that what is written ends well; a second one interrupts."""
-    pressed = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield pressed
-        return
-
-    def press(*_: Any) -> None:
-        pressed.set()
-        signal.signal(signal.SIGINT, before)
-
-    before = signal.signal(signal.SIGINT, press)
-    try:
-        yield pressed
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def run(options: argparse.Namespace) -> int:
-    """Replay, measure and report; 0 when done, 1 when stopped by Ctrl-C."""
+    """Replay, measure and report; 0: done, 1: stopped, 3: a requirement is missed."""
     report.check_libraries()
+    required = [requirements.parse(text) for text in options.require]
     job = prepare(options)
     # Before the long work: what is wrong with it shall show now.
     enhancer = Enhancer.load(options.model, options.device)
     measuring = job.measuring()
+    if measuring.known:
+        names = [topic.name for topic in job.what.cameras]
+        job.asked['limits'] = odometry.limits(measuring.known, names)
     job.begin()
+    began, start = datetime.now().astimezone().isoformat(timespec='seconds'), time.perf_counter()
     told = set(job.what.recording.trouble)
-    with _ctrl_c() as stopped:
+    with stop_wished() as stopped:
         whole = _enhance(job, enhancer, stopped)
         whole = whole and measure_run(job.out, measuring, range(len(job.what.parts)), stopped)
         whole = whole and (not options.video or write_videos(job.out, stopped))
     shutil.rmtree(job.out / '.part', ignore_errors=True)
+    segments.add_session(job.out, began, time.perf_counter() - start)
     written = report.write(job.out)
     for line in written['trouble']:
         if line not in told:  # found out while it was read
@@ -261,7 +311,11 @@ def run(options: argparse.Namespace) -> int:
             'dap-led: interrupted; what was written is whole, and --resume goes on',
             file=sys.stderr,
         )
-    return 0 if whole else 1
+        return 1
+    lines = requirements.missed(written, required)
+    for line in lines:
+        print(f'dap-led: {line}', file=sys.stderr)
+    return requirements.FAILED if lines else 0
 
 
 def _enhance(job: Job, enhancer: Enhancer, stopped: threading.Event) -> bool:
@@ -309,7 +363,7 @@ def _camera_of(reference: str) -> tuple[str, str]:
 def _references(given: list[str], recording: Recording, what: Plan) -> dict[str, str]:
     """Topic of the reference by topic of the camera, from TOPIC or CAMERA=TOPIC."""
     cameras = [topic.name for topic in what.cameras]
-    images = [topic.name for topic in recording.topics if topic.kind in (IMAGE, COMPRESSED_IMAGE)]
+    images = [topic.name for topic in recording.topics if is_camera(topic)]
     references = {}
     for text in given:
         camera, name = _camera_of(text)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dap_led_ros.evaluation import measures, no_reference, page, segments, tally
+from dap_led_ros.evaluation import measures, no_reference, page, segments, tally, verdict
 from dap_led_ros.evaluation.measuring import SIDES
 from dap_led_ros.evaluation.tally import OUTCOMES, Tally
 from dap_led_ros.evaluation.video import cost_path
@@ -36,7 +36,7 @@ def write(out: Path) -> dict[str, Any]:
     """Write report.html, report.json and report.csv of a run; returns what is in report.json."""
     journals = segments.journals(out)
     columns = ['topic', 'index', 'time', 'stamp', 'outcome', 'why', 'width', 'height', 'joint']
-    columns += [*measures.PER_PAIR, 'harm_why', 'weight']
+    columns += [*measures.PER_PAIR, 'help_why', 'harm_why', 'weight']
     columns += [f'{name}_{side}' for name in measures.PER_FRAME for side in SIDES]
     with (out / 'report.csv').open('w', newline='') as stream:
         writer = csv.DictWriter(stream, columns, extrasaction='ignore')
@@ -80,31 +80,45 @@ def describe(
     return {
         'bag': run['bag'],
         'model': run['model'],
-        'provider': ', '.join(dict.fromkeys(journal['provider'] for journal in journals)),
+        'ran': _ran(out, journals),
         'command': _command(out, run, asked),
         'asked': asked,
         'trouble': trouble,
+        'others': run.get('others', {}),
+        'limits': run.get('limits', []) if asked.get('odometry') else [],
         'missing': no_reference.available()[1] if run['no_reference'] else [],
-        'topics': {
-            topic: {
-                'frames': {
-                    'read': len(camera),
-                    **{
-                        name: int((camera['outcome'] == place).sum())
-                        for place, name in enumerate(OUTCOMES)
-                    },
-                },
-                'why': dict(camera.why.most_common(REASONS)),
-                'sizes': dict(camera.sizes),
-                'measures': _summaries(camera),
-                'classes': _classes(camera),
-                'true': _true(camera),
-            }
-            for topic, camera in cameras.items()
-        },
+        'topics': {topic: _of_camera(camera) for topic, camera in cameras.items()},
         'stages': _stages(out, journals, measured),
         'speed': _speed(out),
     }
+
+
+def _of_camera(camera: Tally) -> dict[str, Any]:
+    """The figures of one camera; `unchanged` is a part of those enhanced."""
+    frames = {name: int((camera['outcome'] == place).sum()) for place, name in enumerate(OUTCOMES)}
+    judged = verdict.of_camera(camera)
+    return {
+        'sentence': verdict.sentence(judged),
+        'verdict': judged,
+        'frames': {'read': len(camera), **frames},
+        'unchanged': int(verdict.unchanged_frames(camera).sum()),
+        'why': dict(camera.why.most_common(REASONS)),
+        'sizes': dict(camera.sizes),
+        'measures': _summaries(camera),
+        'classes': _classes(camera),
+        'true': _true(camera),
+    }
+
+
+def _ran(out: Path, journals: list[dict[str, Any]]) -> dict[str, Any]:
+    """What really ran, where, when, and for how long: each word once."""
+    words = {
+        name: ', '.join(dict.fromkeys(of['ran'][name] for of in journals if 'ran' in of))
+        for name in ('model', 'provider', 'machine', 'versions')
+    }
+    sessions = segments.sessions(out)
+    began = sessions[0]['began'] if sessions else ''
+    return {**words, 'began': began, 'seconds': sum(of['seconds'] for of in sessions)}
 
 
 def _summaries(camera: Tally) -> dict[str, dict[str, Any]]:
@@ -112,18 +126,20 @@ def _summaries(camera: Tally) -> dict[str, dict[str, Any]]:
     enhanced = camera['outcome'] == OUTCOMES.index('enhanced')
     found: dict[str, dict[str, Any]] = {}
     for name in measures.PER_FRAME:
-        before, after = (camera[f'{name}_{side}'][enhanced] for side in SIDES)
+        before, auto, after = (camera[f'{name}_{side}'][enhanced] for side in SIDES)
         both = ~np.isnan(before) & ~np.isnan(after)
         if both.any():
             difference = measures.paired(before[both], after[both])
             found[name] = {
                 'before': float(before[both].mean()),
                 'after': float(after[both].mean()),
-                'difference': difference.mean,
-                'low': difference.low if difference.count > 1 else None,
-                'high': difference.high if difference.count > 1 else None,
+                **_interval(difference),
                 'frames': difference.count,
             }
+            both &= ~np.isnan(auto)
+            if both.any():
+                found[name]['auto'] = float(auto[both].mean())
+                found[name]['own'] = _interval(measures.paired(auto[both], after[both]))
     for name in measures.PER_PAIR:
         values = camera[name][enhanced]
         values = values[~np.isnan(values)]
@@ -136,6 +152,16 @@ def _summaries(camera: Tally) -> dict[str, dict[str, Any]]:
                 'frames': len(values),
             }
     return found
+
+
+def _interval(difference: measures.Paired) -> dict[str, float | None]:
+    """A difference and its interval; one frame alone has none."""
+    several = difference.count > 1
+    return {
+        'difference': difference.mean,
+        'low': difference.low if several else None,
+        'high': difference.high if several else None,
+    }
 
 
 def _classes(camera: Tally) -> dict[str, Any]:
@@ -236,6 +262,8 @@ def _command(out: Path, run: dict[str, Any], asked: dict[str, Any]) -> str:
     if asked.get('detect'):
         words += ['--detect', asked['detect']]
         words += ['--allow-pickle'] * asked['detect'].endswith('.pt')
+    if asked.get('odometry'):
+        words.append('--odometry')
     if not asked.get('features', True):
         words.append('--no-features')
     if not run['no_reference']:
@@ -243,20 +271,39 @@ def _command(out: Path, run: dict[str, Any], asked: dict[str, Any]) -> str:
     return shlex.join(words)
 
 
+_IN_SHORT = ('brightness', 'inliers', 'vo_inliers', 'vo_tracked', 'vo_rotation', 'vo_direction')
+_IN_SHORT += ('detections', 'psnr')
+
+
+def counted(of: dict[str, Any]) -> str:
+    """What became of a camera's frames, in one line."""
+    words = []
+    for name, count in of['frames'].items():
+        unchanged = name == 'enhanced' and of['unchanged']
+        words.append(
+            f'{count} {name.replace("_", " ")}'
+            + (f' ({of["unchanged"]} of them unchanged)' if unchanged else '')
+        )
+    return ', '.join(words)
+
+
 def summary(content: dict[str, Any]) -> str:
     """A few lines for the terminal."""
     lines = []
     for topic, of in content['topics'].items():
-        frames = ', '.join(f'{count} {name}' for name, count in of['frames'].items())
-        lines.append(f'{topic}: {frames.replace("_", " ")}')
-        for name in ('brightness', 'inliers', 'detections', 'psnr'):
+        lines.append(f'{topic}: {of["sentence"]}')
+        lines.append(f'  {counted(of)}')
+        for name in _IN_SHORT:
             if (values := of['measures'].get(name)) is not None:
                 title = measures.PER_FRAME[name].title
-                lines.append(f'  {title:16} {values["before"]:.4g} -> {values["after"]:.4g}')
+                auto = f' (auto {values["auto"]:.4g})' if 'auto' in values else ''
+                lines.append(f'  {title:24} {values["before"]:.4g} -> {values["after"]:.4g}{auto}')
         if of['true']:
             lines.append(f'  true detections of {of["true"]["objects"]}, at equal precision:')
         for precision, true in of['true'].get('at', {}).items():
-            lines.append(f'  {precision:>16} {true["before"]} -> {true["after"]}')
+            lines.append(
+                f'  {precision:>16} {true["before"]} -> {true["after"]} (auto {true["auto"]})'
+            )
     for name, stage in content['stages'].items():
         if stage['frames']:
             each = stage['seconds'] / stage['frames'] * 1e3
@@ -268,4 +315,5 @@ def summary(content: dict[str, Any]) -> str:
             f'{speed["cpu_share"]:.0%})'
         )
     lines += [f'not measured       {line}' for line in content['missing']]
+    lines += [f'limits             {line}' for line in content['limits']]
     return '\n'.join(lines)

@@ -23,14 +23,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.rosbag2.metadata import dump_qos_v8, dump_qos_v9
 from ruamel.yaml import YAML
 
-from dap_led_ros.evaluation.recording import Topic
+from dap_led_ros.evaluation.bag_writers import McapWriter, SqliteWriter
+from dap_led_ros.evaluation.topics import Sent, Topic
 
-_PLUGINS = {'mcap': StoragePlugin.MCAP, 'sqlite3': StoragePlugin.SQLITE3}
-_UNKNOWN_DIGEST = 'RIHS01_' + '0' * 64
-"""For the writer, which insists on one; left out of metadata.yaml again."""
+_WRITERS = {'mcap': (McapWriter, '.mcap'), 'sqlite3': (SqliteWriter, '.db3')}
 
 
 def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
@@ -71,36 +70,81 @@ class Segment:
         parts = out / '.part'
         parts.mkdir(parents=True, exist_ok=True)
         # A folder of its own: a process that is taken for dead may still write.
-        self._folder = Path(tempfile.mkdtemp(dir=parts)) / f'bag_{index}'
-        self._storage = storage
-        self._writer = Writer(self._folder, version=version, storage_plugin=_PLUGINS[storage])
-        self._writer.open()
-        self._connections: dict[tuple[str, str], Any] = {}
+        self._folder = Path(tempfile.mkdtemp(dir=parts))
+        self._storage, self._version = storage, version
+        write, suffix = _WRITERS[storage]
+        self._file = self._folder / f'bag_{index}{suffix}'
+        self._writer = write(self._file)
+        self._ids: dict[tuple[str, str], int] = {}
+        self._topics: list[dict[str, Any]] = []
+        self._counts: Counter[int] = Counter()
+        self._times: list[int] = []
 
     def add(self, topic: Topic) -> None:
         """Announce a topic, with or without messages to come."""
-        if not topic.definition and self._storage == 'sqlite3':
-            self._writer.added_types.add(topic.kind)  # as Humble does: no row of definition
-        self._connections[topic.name, topic.kind] = self._writer.add_connection(
-            topic.name,
-            topic.kind,
-            msgdef=topic.definition,
-            rihs01=topic.digest or _UNKNOWN_DIGEST,
-            offered_qos_profiles=topic.qos,
+        qos = (dump_qos_v9 if self._version >= 9 else dump_qos_v8)(list(topic.qos))
+        text = qos if isinstance(qos, str) else _as_yaml(qos).strip()
+        self._ids[topic.name, topic.kind] = self._writer.add(topic, text)
+        self._topics.append(
+            {
+                'name': topic.name,
+                'type': topic.kind,
+                'serialization_format': topic.encoding,
+                'offered_qos_profiles': qos,
+                'type_description_hash': topic.digest,
+            }
         )
 
-    def write(self, topic: Topic, time: int, data: bytes | memoryview) -> None:
-        """Append a message at its time (ns)."""
-        self._writer.write(self._connections[topic.name, topic.kind], time, data)
+    def holds(self, topic: Topic) -> bool:
+        """Whether the topic was announced."""
+        return (topic.name, topic.kind) in self._ids
+
+    def write(
+        self, topic: Topic, time: int, data: bytes | memoryview, sent: Sent | None = None
+    ) -> None:
+        """Append a message at its time (ns), and with what mcap knows of its sending."""
+        number = self._ids[topic.name, topic.kind]
+        self._writer.write(number, time, data, sent or (time, 0))
+        self._counts[number] += 1
+        limits = self._times or [time, time]
+        self._times = [min(limits[0], time), max(limits[1], time)]
+
+    def keep(self, record: Any) -> None:
+        """Append an attachment or a metadata record of mcap."""
+        self._writer.keep(record)
+
+    def _metadata(self) -> dict[str, Any]:
+        """What metadata.yaml says of the file."""
+        start, end = self._times or (0, 0)
+        span = {
+            'duration': {'nanoseconds': end - start},
+            'starting_time': {'nanoseconds_since_epoch': start},
+            'message_count': self._counts.total(),
+        }
+        return {
+            'version': self._version,
+            'storage_identifier': self._storage,
+            **span,
+            'relative_file_paths': [self._file.name],
+            'topics_with_message_count': [
+                {'topic_metadata': topic, 'message_count': self._counts[number]}
+                for topic, number in zip(self._topics, self._ids.values())
+            ],
+            'compression_format': '',
+            'compression_mode': '',
+            'files': [{'path': self._file.name, **span}],
+            'custom_data': None,
+            'ros_distro': 'rosbags',
+        }
 
     def commit(self, journal: dict[str, Any], frames: list[dict[str, Any]]) -> None:
         """Close the file, put it beside the others and journal it.
 
         :param frames: what became of each: topic, index in the segment, outcome and so on.
         """
-        self._writer.close()
-        metadata = _load_metadata(self._folder)
-        file = self._folder / metadata['relative_file_paths'][0]
+        metadata = self._metadata()
+        self._writer.close(self._version, _as_yaml(metadata).strip())
+        file = self._file
         bag = self.out / 'bag'
         bag.mkdir(exist_ok=True)
         os.replace(file, bag / file.name)
@@ -112,12 +156,12 @@ class Segment:
             _path(self.out, self.index),
             {**journal, 'read': read, 'refused': refused, 'metadata': metadata},
         )
-        shutil.rmtree(self._folder.parent, ignore_errors=True)
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def abort(self) -> None:
         """Close the file and leave it out of the run."""
         self._writer.abort()
-        shutil.rmtree(self._folder.parent, ignore_errors=True)
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def load(out: Path, index: int) -> dict[str, Any] | None:
@@ -156,6 +200,21 @@ def numbered(rows: list[dict[str, Any]], journal: dict[str, Any]) -> list[dict[s
     return rows
 
 
+def add_session(out: Path, began: str, seconds: float) -> None:
+    """Note that somebody worked on the run; began: date and time, ISO 8601."""
+    write_json(_sessions_path(out), [*sessions(out), {'began': began, 'seconds': seconds}])
+
+
+def sessions(out: Path) -> list[dict[str, Any]]:
+    """What add_session() noted, in order."""
+    path = _sessions_path(out)
+    return read_json(path) if path.is_file() else []
+
+
+def _sessions_path(out: Path) -> Path:
+    return out / 'segments' / 'sessions.json'
+
+
 def _path(out: Path, index: int) -> Path:
     return out / 'segments' / f'{index}.json'
 
@@ -184,8 +243,6 @@ def write_metadata(out: Path) -> None:
             key = topic['topic_metadata']['name'], topic['topic_metadata']['type']
             topics[key] = topic['topic_metadata']
             counts[key] = counts.get(key, 0) + topic['message_count']
-            if topics[key]['type_description_hash'] == _UNKNOWN_DIGEST:
-                topics[key]['type_description_hash'] = ''
     merged = {
         **parts[0],
         'relative_file_paths': [name for part in parts for name in part['relative_file_paths']],
@@ -197,17 +254,16 @@ def write_metadata(out: Path) -> None:
             {'topic_metadata': topics[key], 'message_count': counts[key]} for key in topics
         ],
     }
+    text = _as_yaml({'rosbag2_bagfile_information': merged})
+    _replace(out / 'bag' / 'metadata.yaml', text)
+
+
+def _as_yaml(value: Any) -> str:
     yaml = YAML(typ='safe')
     yaml.default_flow_style = False
     stream = io.StringIO()
-    yaml.dump({'rosbag2_bagfile_information': merged}, stream)
-    _replace(out / 'bag' / 'metadata.yaml', stream.getvalue())
-
-
-def _load_metadata(folder: Path) -> dict[str, Any]:
-    return YAML(typ='safe').load((folder / 'metadata.yaml').read_text())[
-        'rosbag2_bagfile_information'
-    ]
+    yaml.dump(value, stream)
+    return stream.getvalue()
 
 
 def _start(part: dict[str, Any]) -> int:

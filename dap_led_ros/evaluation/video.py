@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 import time
 from array import array
@@ -14,6 +15,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from dap_led_ros import video_file
 from dap_led_ros.evaluation import segments
 from dap_led_ros.evaluation.background import in_background
 from dap_led_ros.evaluation.pairs import pairs
@@ -51,6 +53,12 @@ def write_videos(out: Path, stopped: threading.Event) -> bool:
     missing = {topic for topic in times if not video_path(out, topic).exists()}
     if not missing:
         return True
+    if not video_file.available():
+        print(
+            "dap-led: browsers do not play the side-by-side videos: pip install 'dap_led_ros"
+            "[video]' for H.264",
+            file=sys.stderr,
+        )
     total = sum(
         journal['read'][topic] - journal['refused'].get(topic, 0)
         for journal in journals

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import cv2
 import numpy as np
@@ -64,7 +65,15 @@ class Enhancer:
         self._backend = backend
         self._scorer = DegradationScorer()
         self._tile = tile
+        self._arguments: tuple[Any, ...] = ()
+        self._process = os.getpid()
         self.model = model
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process loads the model anew, by the arguments of load()."""
+        if not self._arguments:
+            raise TypeError('this Enhancer cannot be pickled: make it with Enhancer.load()')
+        return Enhancer.load, self._arguments
 
     @classmethod
     def load(
@@ -91,6 +100,14 @@ class Enhancer:
         :raises ValueError: the file is not an enhancer, or the device's name is wrong.
         :raises RuntimeError: the runtime or the device is not there.
         """
+        enhancer = cls._load(model, device, threads, precision, tile, compiled)
+        enhancer._arguments = (model, device, threads, precision, tile, compiled)
+        return enhancer
+
+    @classmethod
+    def _load(
+        cls, model: str, device: str, threads: int, precision: str, tile: int, compiled: bool
+    ) -> Enhancer:
         if threads < 0:
             raise ValueError(f'threads is {threads}: use 0 or more')
         path = weights.find(model)
@@ -183,6 +200,11 @@ class Enhancer:
         check(frame)
         if heatmap is not None and not self.guided:
             raise ValueError(f'model {self.model} takes no heat-map')
+        if self._process != os.getpid() and self._arguments:
+            # Threads of a runtime do not outlive a fork, and who ends it would wait for them.
+            self._ended = self._backend
+            self._backend = Enhancer.load(*self._arguments)._backend
+            self._process = os.getpid()
         start = time.perf_counter()
         frames = self._backend.takes_frames
         if frames and frame.dtype != np.uint8:
@@ -220,13 +242,32 @@ def check(frame: np.ndarray) -> None:
 
     :raises ValueError: not (H, W, 3) of uint8 or uint16, or smaller than MIN_SIDE.
     """
+    if not isinstance(frame, np.ndarray):
+        raise ValueError(f'frame is {type(frame).__name__}: {_remedy(frame)}')
     if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype not in (np.uint8, np.uint16):
         raise ValueError(
             f'frame is {frame.dtype} {frame.shape}: expected uint8 or uint16 (H, W, 3) RGB'
+            + _hint(frame)
         )
     height, width = frame.shape[:2]
     if min(height, width) < MIN_SIDE:
         raise ValueError(f'frame is {width}x{height}: the least is {MIN_SIDE}x{MIN_SIDE}')
+
+
+def _remedy(frame: Any) -> str:
+    """What to give in place of something that is no array."""
+    if frame is None:
+        return 'OpenCV gives None for a file that it cannot read'
+    if hasattr(frame, 'getbands'):
+        return "of a PIL image give np.array(image.convert('RGB'))"
+    return 'expected a NumPy array, uint8 or uint16 (H, W, 3) RGB'
+
+
+def _hint(frame: np.ndarray) -> str:
+    """What makes a frame of an array that is nearly one."""
+    if np.issubdtype(frame.dtype, np.floating):
+        return '; of 0 to 1 give (255 * frame).round().astype(np.uint8)'
+    return '; grey: give cv2.cvtColor(frame, cv2.COLOR_GRAY2RGB)' if frame.ndim == 2 else ''
 
 
 def to_tensor(frame: np.ndarray) -> np.ndarray:

@@ -119,6 +119,9 @@ class Player(Node):
             if live and topic.name in theirs:
                 self.get_logger().warning(f'{topic.name} is left out: the node publishes it live')
                 continue
+            if not topic.is_ros:
+                self.get_logger().warning(f'{topic.name} is left out: {topic.said} is not of ROS')
+                continue
             try:
                 _message_type(topic.kind)
             except (ImportError, AttributeError):
