@@ -93,7 +93,7 @@ def test_parity_is_measured_where_a_network_changes_the_frame(two_graphs):
             with torch.inference_mode():
                 assert (network(frames) - frames).abs().mean((1, 2, 3)).min() > 0.02
                 if network is nano:
-                    gate = network.degradedness(frames)
+                    gate = network.enhance_and_gate(frames)[1] - network.config.gate_threshold
                     assert torch.sigmoid(network.config.gate_slope * gate).min() > 0.9
     guided = export.untrained('tiny')
     frame, heatmap = torch.rand(1, 3, 32, 48), torch.rand(1, 1, 4, 6)

@@ -1,4 +1,4 @@
-"""The nano network of release 0.1, the files that ship, and their way to ONNX."""
+"""The nano network, the files that ship, and their way to ONNX."""
 
 from __future__ import annotations
 
@@ -64,19 +64,19 @@ def test_export_of_the_tiny_preset_and_its_parity(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ['tiny.onnx']
 
 
-@pytest.mark.parametrize('name', ['nano', 'nano-0.1'])
+@pytest.mark.parametrize('name', ['nano', 'small', 'exposure-first'])
 def test_the_shipped_onnx_is_the_shipped_safetensors(name):
     """Three odd sizes, 1e-4."""
     network = export.load_network(weights.checkpoint(name))
     assert export.parity(network, weights.find(name)) <= 1e-4
 
 
-@pytest.mark.parametrize('name', ['nano', 'nano-0.1'])
+@pytest.mark.parametrize('name', ['nano', 'small', 'exposure-first'])
 def test_the_gate_opens_on_a_night_and_closes_on_a_day(night, name):
     network = export.load_network(weights.checkpoint(name))
     frames = torch.stack([torch.from_numpy(frame).permute(2, 0, 1) / 255 for frame in night])
     with torch.inference_mode():
-        if name == 'nano':
+        if name == 'exposure-first':
             threshold, logits = 0.0, network.degradedness(frames)
         else:
             threshold = network.config.gate_threshold

@@ -22,7 +22,6 @@ from dap_led_ros.inference.priors import build_prior
 from dap_led_ros.models import dap_led, nafnet, nano
 from dap_led_ros.models.dap_led import DapLed, DapLedConfig
 from dap_led_ros.models.exposure import Exposure
-from dap_led_ros.models.exposure_first import ExposureFirst
 from dap_led_ros.models.nafnet import Nafnet
 from dap_led_ros.models.nano import Nano, NanoConfig
 from dap_led_ros.priors import PriorConfig
@@ -50,8 +49,8 @@ class TrainConfig:
     prior: PriorConfig | None = None
     """What guides a DAP-LED, and whose CLIP eq. 5 and 6 ask; left out: the preset's."""
     exposure: str = ''
-    """first: the network sees each frame by the tone curve of the model that ships; empty: as it
-    comes. For DAP-LED and NAFNet; exposure-first has a recipe of its own."""
+    """first: the network sees each frame by the tone curve of the model exposure-first, for DAP-LED
+    and NAFNet; empty: as the frame comes."""
     losses: LossWeights = field(default_factory=LossWeights)
     keep: float = 0.0
     """Share, at most, of the frame itself, brightened, in its target; see relight.py."""
@@ -165,14 +164,8 @@ def create(config: TrainConfig, embedding: int = 0) -> Nano | DapLed | Nafnet:
 
 
 def shipped_exposure() -> Exposure:
-    """The exposure of the model that ships.
-
-    :raises ValueError: it has none.
-    """
-    network = checkpoint.load(weights.checkpoint(weights.DEFAULT))
-    if not isinstance(network, ExposureFirst):
-        raise ValueError(f'exposure: {weights.DEFAULT} has none to take')
-    return network.exposure
+    """The exposure of the model exposure-first, as it ships."""
+    return checkpoint.load(weights.checkpoint('exposure-first')).exposure
 
 
 def train(config: TrainConfig, out: Path, initial: Path | None = None) -> Path:

@@ -1,4 +1,4 @@
-"""Train the default network: python -m dap_led_training.train_exposure_first CONFIG --out RUN.
+"""Train exposure-first: python -m dap_led_training.train_exposure_first CONFIG --out RUN.
 
 A recipe trains one of three parts; the others stay as they are:
 
@@ -41,6 +41,7 @@ PARTS = {'structure': '', 'exposure': 'exposure.head', 'gate': 'gate'}
 VALIDATION = {
     'day blur': NightConfig(daylight=1, clean=0, blur=1, noise_free=1, curve=0, defocus=0),
     'night': NightConfig(daylight=0, clean=0, blur=1),
+    'noise': NightConfig(daylight=0, clean=0, blur=0.3, noise_free=0, shot_noise=(1e-3, 6e-3)),
 }
 VALIDATION_PAIRS = 64
 _CELL = 8

@@ -64,7 +64,7 @@ TOLERANCE = 1e-4
 PRECISIONS = ('fp32', 'fp16', 'int8')
 _ANY = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
 INT8_LAYERS = ('encoder', 'down')
-"""Of nano 0.1: what looks at the frame. What makes the enhanced one needs more than 8 bits."""
+"""Of nano: what looks at the frame. What makes the enhanced one needs more than 8 bits."""
 INT8_LAYERS_BEHIND_EXPOSURE = ('encoder', 'down', 'decoder')
 """Of exposure-first, which adds what it makes to a frame that is bright already."""
 INT8_PERCENTILE = 99.99

@@ -1,4 +1,4 @@
-"""The default network: exposure first, then a residual that denoises and deblurs.
+"""Exposure first, then a residual that denoises and deblurs.
 
     frame -> exposure, one tone curve -> toned frame -> residual U-Net -> + -> gate -> enhanced
 
@@ -54,7 +54,7 @@ PRESETS: dict[str, ExposureFirstConfig] = {
     'exposure-first': ExposureFirstConfig(),
     'exposure-first-tiny': ExposureFirstConfig((8, 8, 16), (1, 1, 1), (1, 1), 4, 4),
 }
-"""`exposure-first` is what ships as nano; `exposure-first-tiny` is for tests."""
+"""`exposure-first` ships under its name; `exposure-first-tiny` is for tests."""
 
 
 class Parts(NamedTuple):
