@@ -33,6 +33,10 @@ def of_process(pid: int) -> tuple[float, int, int]:
     return resident / 1024, threads, len(os.listdir(f'/proc/{pid}/fd'))
 
 
+def said(found: tuple[float, int, int]) -> str:
+    return '({:.1f}, {}, {})'.format(*found)
+
+
 @pytest.mark.slow
 def test_fifty_cycles_with_other_models_leave_nothing_behind(graph, start_node, night):
     camera = graph.camera()
@@ -47,7 +51,7 @@ def test_fifty_cycles_with_other_models_leave_nothing_behind(graph, start_node, 
         assert camera.send(image(picture, 'rgb8', number)) is not None, node.log
         assert all(camera.transition(step) for step in DOWN), node.log
         seen.append(of_process(node.process.pid))
-    print(f'50 cycles: {seen[9]} -> {seen[-1]} (MB, threads, open files)')
+    print(f'50 cycles: {said(seen[9])} -> {said(seen[-1])} (MB, threads, open files)')
     assert seen[-1][0] < seen[9][0] + 30, seen  # it was 20 MB with each
     assert seen[-1][1:] == seen[9][1:], seen
     assert node.interrupt()[0] == 0
@@ -93,7 +97,7 @@ def test_configures_that_fail_leave_nothing_behind(graph, start_node):
     assert '/image_raw is both input and output' in node.log
     assert camera.count_publishers('image_raw') == 1  # the camera's own
     assert camera.count_publishers('enhanced/camera_info') == 0
-    print(f'20 failed configures: {seen[9]} -> {seen[-1]} (MB, threads, open files)')
+    print(f'20 failed configures: {said(seen[9])} -> {said(seen[-1])} (MB, threads, open files)')
     assert seen[-1][0] < seen[9][0] + 20, seen
     assert seen[-1][1:] == seen[9][1:], seen
 

@@ -44,6 +44,9 @@ def test_a_bad_start_is_one_fatal_line(tmp_path, monkeypatch, arguments, said):
 
 @pytest.mark.parametrize('node', ['enhance', 'detect', 'player'])
 def test_what_is_not_for_ros_ends_a_node_and_help_is_printed(node):
+    if node == 'player':
+        pytest.importorskip('rosbags', reason="no rosbags: pip install 'dap_led_ros[bags]'")
+        pytest.importorskip('zstandard', reason="no rosbags: pip install 'dap_led_ros[bags]'")
     done = start(node, 'image:=/camera/image_raw')
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
@@ -52,6 +55,27 @@ def test_what_is_not_for_ros_ends_a_node_and_help_is_printed(node):
     assert (asked.returncode, asked.stderr) == (0, '')
     for text in (f'usage: ros2 run dap_led_ros {node}_node --ros-args', 'Topics', 'README.md'):
         assert text in asked.stdout
+
+
+@pytest.mark.parametrize(
+    ('node', 'missing', 'said'),
+    [
+        ('enhance', 'cv2', 'import of cv2'),
+        ('player', 'zstandard', "pip install 'dap_led_ros[bags]'"),
+    ],
+)
+def test_a_missing_library_is_one_line(node, missing, said):
+    code = (
+        f'import sys; sys.modules["{missing}"] = None; '
+        f'from dap_led_ros.nodes.__main__ import {node}; sys.exit({node}())'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f'[FATAL] [{node}]: cannot start: ')
+    assert said in line
 
 
 def test_help_of_the_enhance_node_names_every_topic_and_parameter():

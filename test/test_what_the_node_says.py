@@ -115,9 +115,11 @@ def test_total_loss_is_said_first_and_shows_its_cure(graph, start_node):
     try:
         lost = camera.diagnosed(lambda s: s.level == WARN and 'none arrived' in s.message, 30)
         assert lost is not None, node.log
-        assert re.match(r'\d+ images lost and none arrived on /cam/image: if the', lost.message)
+        assert re.match(
+            r'\d+ images lost and none arrived on /cam/image for \d+ s: if', lost.message
+        )
         assert 'fastdds_large_images.xml' in lost.message
-        assert values(lost)['received'] == '0'
+        assert int(values(lost)['received']) <= 3  # of ten in each second
         assert camera.diagnosed(lambda s: s.level == ERROR and 'none arrived' in s.message)
     finally:
         driver.kill()

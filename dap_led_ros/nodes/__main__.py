@@ -7,31 +7,35 @@ process until rclpy has taken over; rclpy leaves it to us which exception, if an
 
 from __future__ import annotations
 
+import importlib
 import signal
 import sys
 
 
 def enhance() -> int:
     """Run the enhance node."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from dap_led_ros.nodes.enhance_node import main
-
-    return main()
+    return _run('enhance_node')
 
 
 def detect() -> int:
     """Run the detect node."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from dap_led_ros.nodes.detect_node import main
-
-    return main()
+    return _run('detect_node')
 
 
 def player() -> int:
     """Run the player of recordings."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from dap_led_ros.nodes.player import main
+    return _run('player')
 
+
+def _run(module: str) -> int:
+    """Run a node's main(); 1, with one line, where a library is missing."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        main = importlib.import_module(f'dap_led_ros.nodes.{module}').main
+    except ImportError as error:  # rclpy, whose log it would be, may be what is missing
+        name = module.removesuffix('_node')
+        print(f'[FATAL] [{name}]: cannot start: {error}', file=sys.stderr)
+        return 1
     return main()
 
 

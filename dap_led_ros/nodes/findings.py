@@ -106,8 +106,12 @@ def _of_the_input(
     newly_lost = health.lost - health.lost_reported
     is_silent = silence > SILENCE
     if is_silent and health.lost_unseen and now - health.lost_at < 2 * SILENCE:
-        level = ERROR if silence > max(SILENCE, limits.stuck_after) else WARN
-        text = f'{health.lost_unseen} images lost and none arrived on {view.topic}: {LOSS_REMEDY}'
+        lasted = now - health.losing_since
+        level = ERROR if lasted > max(SILENCE, limits.stuck_after) else WARN
+        text = (
+            f'{health.lost_unseen} images lost and none arrived on {view.topic} for '
+            f'{silence:.0f} s: {LOSS_REMEDY}'
+        )
         yield Finding(level, 'lost', text)
         return
     if is_silent and view.unfit:

@@ -111,8 +111,9 @@ class Health:
     lost_reported: int = 0
     lost_unseen: int = 0
     """Of them, those since a frame last came."""
+    losing_since: float = 0.0
+    """When the first of them was lost, and below when the last, monotonic."""
     lost_at: float = 0.0
-    """When the last was lost, monotonic."""
     packets_lost: int = 0
     """Packets of a video that were missing in it, so far."""
     packets_lost_reported: int = 0
@@ -140,9 +141,11 @@ class Health:
 
     def lose(self, count: int) -> None:
         """Note messages that the middleware lost."""
+        self.lost_at = time.monotonic()
+        if not self.lost_unseen:
+            self.losing_since = self.lost_at
         self.lost += count
         self.lost_unseen += count
-        self.lost_at = time.monotonic()
 
     def add_age(self, seconds: float, unknown: str) -> None:
         """Remember a frame's age, or why it has none."""
