@@ -49,7 +49,7 @@ class TrainConfig:
     prior: PriorConfig | None = None
     """What guides a DAP-LED, and whose CLIP eq. 5 and 6 ask; left out: the preset's."""
     exposure: str = ''
-    """first: the network sees each frame by the tone curve of the model exposure-first, for DAP-LED
+    """first: the network sees frames by the tone curve of the model exposure-first, for DAP-LED
     and NAFNet; empty: as the frame comes."""
     losses: LossWeights = field(default_factory=LossWeights)
     keep: float = 0.0
