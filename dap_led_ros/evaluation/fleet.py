@@ -72,7 +72,7 @@ def _runs(options: argparse.Namespace) -> dict[str, Path]:
     runs: dict[str, Path] = {}
     for bag in options.bag:
         name = Path(os.path.abspath(bag)).name.removesuffix('.zstd')
-        name = name.removesuffix('.mcap').removesuffix('.db3')
+        name = name.removesuffix('.mcap').removesuffix('.db3').removesuffix('.bag')
         if name in runs:
             raise ValueError(f'{bag} and {runs[name]} have one name: replay them apart')
         runs[name] = bag
