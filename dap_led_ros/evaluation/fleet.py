@@ -24,7 +24,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dap_led_ros.evaluation import page, replay, report, requirements, segments
+from dap_led_ros.evaluation import measures, page, replay, report, requirements, segments
 from dap_led_ros.evaluation.commands import clear
 from dap_led_ros.evaluation.measuring import Measuring, measure_run
 from dap_led_ros.evaluation.replay import Job
@@ -243,7 +243,7 @@ def _row(out: Path, name: str, failure: str) -> dict[str, Any]:
         if of:
             count = sum(values['frames'] for values in of)
             row[measure] = {
-                side: sum(values[side] * values['frames'] for values in of) / count
-                for side in ('before', 'after')
+                side: sum(values.get(side, 0.0) * values['frames'] for values in of) / count
+                for side in measures.SIDES
             }
     return row
