@@ -78,7 +78,9 @@ def read(path: Path) -> Picture:
             image.load()
             # Pillow may turn TIFF itself, when it is loaded.
             left = _orientation(image) if image.format == 'TIFF' else stored
-    except UnidentifiedImageError:
+    except (UnidentifiedImageError, ImportError):
+        # ImportError: where ultralytics is loaded, it puts an opener of its own before Pillow's,
+        # which looks for a further library before it gives up.
         return Picture(_pixels(path))
     except Image.DecompressionBombError as error:
         raise ValueError(f'{path} cannot be read as a picture: {error}') from None

@@ -110,10 +110,13 @@ def test_channels_of_other_kinds_are_carried(tmp_path):
         schema = writer.register_schema('Status', 'jsonschema', b'{"type": "object"}')
         status = writer.register_channel('/status', 'json', schema, {'made by': 'us'})
         bare = writer.register_channel('/bare', 'json', 0)
+        idl = writer.register_schema('Speed', 'omgidl', b'struct Speed { float v; };')
+        speed = writer.register_channel('/speed', 'cdr', idl)
         front = camera(writer)
         for n in range(3):
             writer.add_message(status, n * 10**8, b'{"n": 1}', n * 10**8 + 5, n)
             writer.add_message(bare, n * 10**8, b'{}', n, 7)
+            writer.add_message(speed, n * 10**8, b'\0\1\0\0\0\0\0\0', n, n)
             writer.add_message(front, n * 10**8, cdr(n * 10**8), n * 10**8 + 9, 40 + n)
         writer.add_attachment(1, 2, 'calibration.txt', 'text/plain', b'fx 500')
         writer.add_metadata('drive', {'city': 'Ulm'})
@@ -139,6 +142,7 @@ def test_channels_of_other_kinds_are_carried(tmp_path):
         channel = next(c for c in summary.channels.values() if c.topic == '/status')
         assert channel.metadata == {'made by': 'us'}
         assert summary.schemas[channel.schema_id].data == b'{"type": "object"}'
+        assert 'omgidl' in {schema.encoding for schema in summary.schemas.values()}
 
 
 def test_what_sqlite3_has_no_place_for_is_left_out_by_name(tmp_path, capsys):
@@ -151,6 +155,7 @@ def test_what_sqlite3_has_no_place_for_is_left_out_by_name(tmp_path, capsys):
     for line in (
         '/status is left out: sqlite3 has no place for json Status',
         '/bare is left out: sqlite3 has no place for json without schema',
+        '/speed is left out: sqlite3 has no place for cdr Speed',
         'attachments and metadata records are left out',
     ):
         assert line in said

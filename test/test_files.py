@@ -163,6 +163,24 @@ def test_a_picture_that_is_cut_short_is_refused(tmp_path, bright, capfd, suffix)
     assert not list(tmp_path.glob('*out*'))
 
 
+def test_a_broken_picture_is_one_where_ultralytics_is_loaded(tmp_path, bright, monkeypatch):
+    """It replaces Pillow's opener by one that wants a further library for what it cannot read."""
+    Image.fromarray(bright).save(tmp_path / 'good.png')
+    (tmp_path / 'broken.png').write_bytes(b'no picture')
+    opened = Image.open
+
+    def wants_more(path, *arguments, **words):
+        try:
+            return opened(path, *arguments, **words)
+        except Exception:
+            raise ModuleNotFoundError("No module named 'pi_heif'") from None
+
+    monkeypatch.setattr(Image, 'open', wants_more)
+    assert media.read_image(tmp_path / 'good.png').shape == (96, 160, 3)
+    with pytest.raises(ValueError, match='cannot be read as a picture'):
+        media.read_image(tmp_path / 'broken.png')
+
+
 def test_a_folder_counts_what_it_leaves_alone(tmp_path, bright, capsys):
     folder, out = tmp_path / 'in', tmp_path / 'in' / 'out'
     (folder / 'deeper').mkdir(parents=True)

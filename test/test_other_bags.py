@@ -19,7 +19,7 @@ pytest.importorskip('plotly', reason='plotly is not installed')
 
 from mcap.writer import Writer as McapWriter
 from test_bags import QUICK
-from test_replay import IMAGE, STORE, header, run, small_frames, write
+from test_replay import IMAGE, STORE, header, image, run, small_frames, write
 
 from dap_led_ros.evaluation.recording import Recording
 
@@ -271,6 +271,25 @@ def test_what_cannot_be_enhanced_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"/depth/image_raw \(encoding '16UC1' is not colour"):
         run('replay', tmp_path / 'bag', '--out', tmp_path / 'out', '--topic', '/depth/image_raw')
     assert not (tmp_path / 'out').exists()
+
+
+def test_pictures_of_kinds_that_are_not_read_are_named(tmp_path, capsys):
+    with (tmp_path / 'bag.mcap').open('wb') as stream:
+        writer = McapWriter(stream)
+        writer.start('ros2')
+        camera = writer.register_schema(IMAGE, 'ros2msg', b'')
+        flat = writer.register_schema('foxglove.CompressedImage', 'flatbuffer', b'x')
+        channels = [
+            writer.register_channel('/front', 'cdr', camera),
+            writer.register_channel('/flat', 'flatbuffer', flat),
+        ]
+        data = bytes(STORE.serialize_cdr(image(1, small_frames()[0][0]), IMAGE))
+        for channel in channels:
+            writer.add_message(channel, 1, data, 1)
+        writer.finish()
+    assert run('replay', tmp_path / 'bag.mcap', '--out', tmp_path / 'out', *QUICK) == 0
+    said = 'not enhanced       /flat: flatbuffer foxglove.CompressedImage is of a kind that is not'
+    assert said in capsys.readouterr().out
 
 
 def test_without_the_extra_video_its_topics_say_what_is_missing(tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dap_led_ros.evaluation import page, replay, report, requirements, segments
+from dap_led_ros.evaluation import measures, page, replay, report, requirements, segments
 from dap_led_ros.evaluation.commands import clear
 from dap_led_ros.evaluation.measuring import Measuring, measure_run
 from dap_led_ros.evaluation.replay import Job
@@ -72,7 +72,7 @@ def _runs(options: argparse.Namespace) -> dict[str, Path]:
     runs: dict[str, Path] = {}
     for bag in options.bag:
         name = Path(os.path.abspath(bag)).name.removesuffix('.zstd')
-        name = name.removesuffix('.mcap').removesuffix('.db3')
+        name = name.removesuffix('.mcap').removesuffix('.db3').removesuffix('.bag')
         if name in runs:
             raise ValueError(f'{bag} and {runs[name]} have one name: replay them apart')
         runs[name] = bag
@@ -243,7 +243,7 @@ def _row(out: Path, name: str, failure: str) -> dict[str, Any]:
         if of:
             count = sum(values['frames'] for values in of)
             row[measure] = {
-                side: sum(values[side] * values['frames'] for values in of) / count
-                for side in ('before', 'after')
+                side: sum(values.get(side, 0.0) * values['frames'] for values in of) / count
+                for side in measures.SIDES
             }
     return row

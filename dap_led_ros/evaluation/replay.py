@@ -200,6 +200,8 @@ def _reasons(
             reasons[topic.name] = firsts[topic].why
         elif is_camera(topic):
             reasons[topic.name] = 'not asked for'
+        elif any(word in topic.kind.lower() for word in ('image', 'video', 'packet')):
+            reasons[topic.name] = f'{topic.said} is of a kind that is not read'
         else:
             reasons[topic.name] = f'{topic.said} is no picture'
     return reasons

@@ -314,6 +314,11 @@ def summary(content: dict[str, Any]) -> str:
             f'{speed["model_alone"]:.1f} frames/s ({speed["share"]:.0%}; by CPU time '
             f'{speed["cpu_share"]:.0%})'
         )
+    lines += [
+        f'not enhanced       {topic}: {why}'
+        for topic, why in content['others'].items()
+        if not why.endswith(('is no picture', 'not asked for'))
+    ]
     lines += [f'not measured       {line}' for line in content['missing']]
     lines += [f'limits             {line}' for line in content['limits']]
     return '\n'.join(lines)

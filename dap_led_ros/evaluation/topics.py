@@ -38,7 +38,7 @@ class Topic:
     @property
     def is_ros(self) -> bool:
         """Whether a ROS 2 node could subscribe to it."""
-        return self.encoding == 'cdr' and bool(self.kind)
+        return self.encoding == 'cdr' and bool(self.kind) and self.schema == ('', b'')
 
     @property
     def said(self) -> str:
