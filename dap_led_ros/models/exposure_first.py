@@ -91,7 +91,9 @@ class ExposureFirst(nn.Module):
         self.down16 = nn.Conv2d(w8, w16, 3, stride=2, padding=1)
         self.encoder16 = residual_blocks(w16, n16)
         self.gate = nn.Sequential(
-            nn.Conv2d(2 * w16, config.gate_width, 1), nn.ReLU(), nn.Conv2d(config.gate_width, 1, 1)
+            nn.Conv2d(2 * w16 + TOLD, config.gate_width, 1),
+            nn.ReLU(),
+            nn.Conv2d(config.gate_width, 1, 1),
         )
         self.up8 = nn.Conv2d(w16, w8 * 4, 1)
         self.decoder8 = residual_blocks(w8, config.decoder_blocks[1])
@@ -158,9 +160,11 @@ def encode(
     :returns: features at 1/4, 1/8 and 1/16, and the gate's logit (B,).
     """
     x4 = network.encoder4(functional.relu(network.stem(frame)))
-    told = network.told(told)[:, :, None, None]
-    x8 = network.encoder8(functional.relu(network.down8(x4) + told))
+    known = network.told(told)[:, :, None, None]
+    x8 = network.encoder8(functional.relu(network.down8(x4) + known))
     x16 = network.encoder16(functional.relu(network.down16(x8)))
     scene = x16.mean((2, 3), keepdim=True)
     spread = torch.sqrt(((x16 - scene) ** 2).mean((2, 3), keepdim=True) + 1e-6)
-    return x4, x8, x16, network.gate(torch.cat([scene, spread], dim=1)).flatten()
+    # The features do not show how dark the frame was: all that they see is bright.
+    found = torch.cat([scene, spread, told[:, :, None, None]], dim=1)
+    return x4, x8, x16, network.gate(found).flatten()
