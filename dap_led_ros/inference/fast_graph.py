@@ -85,9 +85,11 @@ class ExposureFirstGraph(nn.Module):
         x4 = self.decoder4(self.add4(self.up4(x8)) + x4)
         x2 = functional.relu(self.add2(self.up2(x4)) + self.detail(seen))
         opening = torch.sigmoid(self.config.gate_slope * gate.float()).view(-1, 1, 1, 1)
-        # What is small is multiplied, and not the frame.
-        residual = functional.pixel_shuffle(opening * self.head(x2).float(), 2)
-        enhanced = frame + opening * (toned - frame) + residual
+        back, residual = self.head(x2).float().split((3, 12), dim=1)
+        # One pass over what is small, and not several over the frame.
+        kept = functional.interpolate(opening * (1 + back), scale_factor=2.0, mode='nearest')
+        residual = functional.pixel_shuffle(opening * residual, 2)
+        enhanced = frame * (1 - opening) + toned * kept + residual
         return enhanced[..., :height, :width]
 
 

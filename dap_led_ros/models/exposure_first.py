@@ -3,13 +3,16 @@
     frame -> exposure, one tone curve -> toned frame -> residual U-Net -> + -> gate -> enhanced
 
 Brightness is settled before the first convolution (see exposure.py), so that all of the network's
-capacity goes into structure. What it predicts is a residual on the toned frame and nothing else:
-no gain of a place. It is a U-Net of plain 3x3 convolutions without normalisation, which work at
+capacity goes into structure. Its target is as bright as the toned frame, everywhere: it learns no
+gain of a place. It is a U-Net of plain 3x3 convolutions without normalisation, which work at
 1/4, 1/8 and 1/16 of the frame's size, because on a CPU memory traffic at full size costs more than
 arithmetic. Most of its width is at 1/4, where motion blur is undone.
 
 * The last layer runs at 1/2 of the size, after a 2x pixel shuffle, so that neighbouring 4x4 cells
   share receptive fields: no 4x4 grid in flat areas. Its features see the toned frame directly.
+* It predicts a residual (one per pixel) and how much of the toned frame to take back (one per
+  colour and 2x2 cell): noise as strong as that of a dark frame is erased and painted over, which
+  few features at 1/2 could not subtract pixel by pixel.
 * The exposure is told to the features at 1/8: the noise has grown by it.
 * A gate for the whole frame, in [0, 1], closes on frames that are good already: enhanced is
   ``frame + gate * (toned + residual - frame)``.
@@ -63,7 +66,7 @@ class Parts(NamedTuple):
     toned: Tensor
     """(B, 3, H, W): the frame by its tone curve."""
     sharp: Tensor
-    """(B, 3, H, W): toned, with the residual; not gated, not clamped."""
+    """(B, 3, H, W): toned, with what it lacks; not gated, not clamped."""
     gate: Tensor
     """Logit (B,) of being degraded."""
 
@@ -101,7 +104,7 @@ class ExposureFirst(nn.Module):
         self.decoder4 = residual_blocks(w4, config.decoder_blocks[0])
         self.up2 = nn.Conv2d(w4, config.detail_width * 4, 1)
         self.detail = nn.Conv2d(12, config.detail_width, 3, padding=1)
-        self.head = nn.Conv2d(config.detail_width, 12, 3, padding=1)
+        self.head = nn.Conv2d(config.detail_width, 3 + 12, 3, padding=1)
         nn.init.constant_(self.gate[-1].bias, 3)  # open at first
         for zero in (self.head, self.told):
             nn.init.zeros_(zero.weight)
@@ -141,7 +144,8 @@ class ExposureFirst(nn.Module):
         x8 = self.decoder8(functional.pixel_shuffle(self.up8(x16), 2) + x8)
         x4 = self.decoder4(functional.pixel_shuffle(self.up4(x8), 2) + x4)
         x2 = functional.relu(functional.pixel_shuffle(self.up2(x4), 2) + self.detail(half))
-        return functional.pixel_shuffle(self.head(x2), 2), gate
+        back, residual = self.head(x2).split((3, 12), dim=1)
+        return functional.pixel_shuffle(half * back.repeat_interleave(4, 1) + residual, 2), gate
 
 
 def pad(frame: Tensor) -> Tensor:
