@@ -94,7 +94,7 @@ def test_conversion_is_exact_and_saturates():
 
 
 def test_an_unknown_model_names_the_known_ones():
-    with pytest.raises(FileNotFoundError, match='one of: .*nano'):
+    with pytest.raises(FileNotFoundError, match=r'one of: .*nano'):
         Enhancer.load('nanno')
 
 
