@@ -128,7 +128,8 @@ def judge(
     for kind in tqdm(sets or tuple(judge_generator.SETS), unit='set', mininterval=5):
         pairs = [judge_generator.pair(p, i, kind) for i, p in enumerate(pictures)]
         of_set: dict[str, list] = {'relit': []}
-        if judge_generator.SETS[kind].get('blur'):
+        wanted = judge_generator.SETS[kind]
+        if wanted.get('blur') and not wanted.get('lamps'):  # there are none in `blurred`
             of_set['clean, blur left in'] = [(b, r) for b, (_, r) in zip(blurred, pairs)]
         for frame, reference in pairs:
             of_set['relit'].append((auto(frame, float(reference.mean())), reference))

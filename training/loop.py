@@ -152,8 +152,7 @@ def fit(
     if checkpoint.exists():
         fabric.load(checkpoint, state)
         fabric.print(f'resuming {checkpoint} at step {state["step"]} of {total}')
-    first, running = state['step'], state['running']
-    dead = 0
+    first, running, dead = state['step'], state['running'], 0
     loader = fabric.setup_dataloaders(
         DataLoader(
             Subset(batches, range(first, total)),
@@ -193,21 +192,21 @@ def fit(
             # The weights first: a run whose checkpoint is its last has nothing left to write.
             if fabric.is_global_zero:
                 write_whole(out / WEIGHTS, lambda p: write(average.module, p))
-            state['step'] = step + 1
-            _replace(fabric, checkpoint, lambda part: fabric.save(part, state))
             figures = validate(average.module) if validate and fabric.is_global_zero else {}
             if figures:
                 progress.write(', '.join(f'{k} {v:.3f}' for k, v in figures.items()))
+            alive = [abs(v) > _ALIVE for k, v in figures.items() if vital and k.startswith(vital)]
+            dead = dead + 1 if alive and not any(alive) else 0
+            state['step'] = step + 1
+            _replace(fabric, checkpoint, lambda part: fabric.save(part, state))
             fabric.log_dict(
                 {**running, **figures, 'learning_rate': rate, 'seconds': time.monotonic() - began},
                 step=step + 1,
             )
-            alive = [abs(v) > _ALIVE for k, v in figures.items() if vital and k.startswith(vital)]
-            dead = dead + 1 if alive and not any(alive) else 0
             if dead == _DEAD_AFTER:
                 raise FloatingPointError(
-                    f'validation has equalled its input {dead} times: the network has fallen back '
-                    'to the identity; begin again with a smaller learning_rate'
+                    f'validation has equalled its input {_DEAD_AFTER} times: the network has '
+                    'fallen back to the identity; begin again with a smaller learning_rate'
                 )
     for logger in fabric.loggers:
         logger.finalize('success')

@@ -9,7 +9,8 @@ A recipe trains one of three parts; the others stay as they are:
 
 Writes what dap_led_training.train writes, and goes on where it stopped in the same way. At each
 checkpoint the averaged weights are validated on photographs of their own: by how many dB frames
-are nearer to their targets than before, on blur by day and on nights, and the tone's error.
+are nearer to their targets than before, on blur by day, on nights and on strong noise, and the
+tone's error.
 """
 
 from __future__ import annotations
@@ -106,19 +107,26 @@ class ExposureFirstTraining(nn.Module):
         if self.config.part == 'gate':
             gate = self.network.degradedness(made.degraded).float()
             return {'gate': losses.gate_error(gate, made.degraded, wanted)}
-        toned, told, target = tone_pair(made, *self._tones(made))
+        toned, told, target = tone_pair(made, *self._tones(made, Drawn(*drawn).seed))
         # Light in bf16 would lose its last bits, and with them the dark: only convolutions are.
         with torch.autocast(toned.device.type, torch.bfloat16, enabled=self._half):
             residual = self.network.residual(toned, told)[0]
         sharp = (toned + residual.float()).contiguous()
         return losses.weighted_terms(self.config.losses, toned, sharp, target.clamp(0, 1))
 
-    def _tones(self, made: Degraded) -> tuple[Tensor, Tensor]:
-        """Level and contrast by chance, around what undoes the camera's own curve."""
+    def _tones(self, made: Degraded, seeds: Tensor) -> tuple[Tensor, Tensor]:
+        """Level and contrast by chance, around what undoes the camera's own curve.
+
+        Functions of each sample's seed, whatever process trains on it.
+        """
+        by_chance = torch.stack(
+            [
+                torch.randn(3, generator=torch.Generator().manual_seed(seed ^ 1))
+                for seed in seeds.tolist()
+            ]
+        ).to(made.power)
         power = made.power.clamp(0.3, 1)
-        like = power.new_empty(len(power), 4)
-        by_chance = torch.randn_like(like)
-        trust = torch.rand_like(power)  # the head will undo curves only so far as it is sure
+        trust = torch.sigmoid(1.7 * by_chance[:, 2])  # the head undoes only what it is sure of
         contrast = SRGB_CONTRAST * power**trust * torch.exp(0.06 * by_chance[:, 1])
         level = LEVEL * torch.exp(self.config.level_spread * by_chance[:, 0])
         return level.clamp(*exposure.LEVELS), contrast.clamp(*exposure.CONTRASTS)
@@ -157,7 +165,7 @@ def _update_scale(front: Exposure, found: Tensor) -> None:
     fresh = bool((front.scale == 1).all())
     share = 1.0 if fresh else 0.01
     front.centre.lerp_(found.mean(0), share)
-    front.scale.lerp_(found.std(0).clamp(min=0.05), share)
+    front.scale.lerp_(found.std(0, correction=0).clamp(min=0.05), share)
 
 
 class Validation:
@@ -222,7 +230,7 @@ def train(
     if fabric.is_global_zero:
         loop.write_record(out, config, config.loop, initial)
     recipe = ExposureFirstTraining(config)
-    if initial:
+    if initial and not (out / 'checkpoint.pt').exists():
         weights = load_file(initial)
         if head:
             found = load_file(head).items()

@@ -481,7 +481,8 @@ def metadata(network: nn.Module, precision: str, frames: bool) -> dict[str, str]
     if isinstance(network, Refined):
         inner = network.refiner
     config = getattr(inner, 'config', None)
-    exposed = isinstance(getattr(network, 'network', network), Exposed)
+    parts = (network, getattr(network, 'network', None))
+    exposed = any(isinstance(one, Exposed) for one in parts)
     described = {
         'producer': 'dap_led_ros',
         'preset': _preset(config),

@@ -68,8 +68,9 @@ class ExposureFirstGraph(nn.Module):
         self.up4, self.add4 = Grow(network.up4), _add(network.up4)
         self.up2, self.add2 = Grow(network.up2), _add(network.up2)
         if half:
-            self.half()
-            self.exposure.float()
+            for name, child in self.named_children():
+                if name != 'exposure':
+                    child.half()
 
     def forward(self, frame: Tensor) -> Tensor:
         """Enhance (B, 3, H, W) in [0, 1]; see ExposureFirst.forward()."""

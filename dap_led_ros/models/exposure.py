@@ -5,11 +5,12 @@ of its light a camera caught. Two numbers then say how the frame is shown:
 
 * level: the display value that the geometric mean of the light comes out at;
 * contrast: the power of light that the display value follows. 1/2.4 is that of sRGB, the identity
-  but for brightness. Less than that lifts the shadows of a camera that has crushed them.
+  but for brightness (and, for lack of sRGB's linear toe, for the eight darkest of 255 values).
+  Less than that lifts the shadows of a camera that has crushed them.
 
-A small head reads both off the frame's statistics. All of them are relative to the geometric mean:
-how the light spreads around it, how noise and colour change with brightness, how the frame ends at
-black. Light far above white is rolled off, never clipped.
+A small head reads both off the frame's statistics. They are relative to the geometric mean (but
+for the share of black, which is what it is): how the light spreads around it, how noise and colour
+change with brightness, how the frame ends at black. Light far above white is rolled off.
 
 The curve is one function of the pixel's value (see ToneCurve). On sRGB, the transfer function of
 IEC 61966-2-1, it costs two logarithms and one exponential a value.
@@ -77,7 +78,11 @@ def log_light(values: Tensor) -> Tensor:
 
 
 def apply(curve: ToneCurve, frame: Tensor) -> Tensor:
-    """Show (B, 3, H, W) sRGB in [0, 1] by a curve; the result is at most 1, black near 0."""
+    """Show (B, 3, H, W) sRGB in [0, 1] by a curve.
+
+    :returns: about 0 to 1. Black is a little below 0, and single pixels that are brighter than
+        the brightest cell lie above 1.
+    """
     shown = 1.055 * torch.exp(curve.contrast * log_light(frame) + curve.exposure) - curve.black
     above = functional.relu(shown - KNEE)
     # Slope 1 at the knee; `white` becomes 1. With white at 1 nothing changes.
@@ -142,7 +147,7 @@ def statistics(frame: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """What the head sees of (B, 3, H, W) in [0, 1].
 
     :returns: the statistics (B, STATISTICS); the natural logarithm of the geometric mean of
-        luminance (B,); that of the luminance of the brightest cell (B,).
+        luminance (B,); that of the brightest light of a cell, of whatever colour (B,).
     """
     cells = functional.avg_pool2d(frame, CELL)
     light = torch.exp(log_light(cells))
@@ -150,7 +155,8 @@ def statistics(frame: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     logs = torch.log(luma + _FLOOR * luma.mean((1, 2, 3), keepdim=True) + 1e-7)
     log_mean = logs.mean((1, 2, 3), keepdim=True)
     stops = (logs - log_mean) / math.log(2)
-    brightest = torch.log(luma.amax((1, 2, 3)).clamp(min=1e-7))
+    brightest = torch.log(light.amax((1, 2, 3)).clamp(min=1e-7))
+    reach = torch.log(luma.amax((1, 2, 3)).clamp(min=1e-7))
 
     edges = torch.tensor(_STOPS, dtype=frame.dtype, device=frame.device).view(1, -1, 1, 1)
     histogram = torch.sigmoid(4 * (edges - stops)).mean((2, 3))
@@ -173,6 +179,6 @@ def statistics(frame: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     log_mean = log_mean.flatten()
     # How bright the frame is counts for bright ones alone: dark is dark, by whatever factor.
     bright = functional.relu(log_mean - math.log(0.04))
-    reach = (brightest - log_mean) / math.log(2)
+    reach = (reach - log_mean) / math.log(2)
     more = torch.stack([smoothest, black, bright, reach], dim=1)
     return torch.cat([histogram, grains, colours, more], dim=1), log_mean, brightest

@@ -74,6 +74,9 @@ def load(folders: list[str], validation: bool) -> list[np.ndarray]:
         packed: dict[str, Any] = torch.load(folders[0], weights_only=True)
         return [one.numpy() for one in packed['validation' if validation else 'training']]
     paths = without_judges(find_photographs(folders, validation))
+    if not paths:
+        purpose = 'validate' if validation else 'train'
+        raise FileNotFoundError(f'{", ".join(folders)}: no photograph is left to {purpose} on')
     return [
         _shrunk(read_rgb(path))
         for path in tqdm(paths, 'reading', unit='photograph', mininterval=5)

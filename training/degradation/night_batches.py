@@ -335,10 +335,13 @@ def _with_lamps(light: Tensor, day: Tensor, drawn: Drawn) -> tuple[Tensor, Tenso
     height, width = light.shape[-2:]
     for index in torch.nonzero(drawn.lamps[:, 0, 5]).flatten().tolist():
         for x, y, along, across, angle, radiance, warmth, tint in drawn.lamps[index].tolist():
-            reach = int(2.5 * along + 4)
+            if not radiance:
+                continue
+            # As far as the soft border is brighter than a thousandth of white.
+            reach = int(along * (1 + np.log(1000 * max(radiance, 1)) / (2.5 * across)) + 2)
             x0, x1 = max(0, int(x) - reach), min(width, int(x) + reach + 1)
             y0, y1 = max(0, int(y) - reach), min(height, int(y) + reach + 1)
-            if not radiance or x0 >= x1 or y0 >= y1:
+            if x0 >= x1 or y0 >= y1:
                 continue
             dx = torch.arange(x0, x1, device=light.device)[None, :] - x
             dy = torch.arange(y0, y1, device=light.device)[:, None] - y
@@ -491,14 +494,20 @@ def _coded(display: Tensor, codec: Tensor) -> Tensor:
     steps[:, 1:] *= 1.5
     steps = (steps * codec[:, 1].view(-1, 1, 1, 1)).clamp(min=1)
     shifts = codec[:, 2:].long().tolist()
-    ycc = torch.stack([one.roll(tuple(s), (-2, -1)) for one, s in zip(ycc, shifts)])
-    # Colour at half its size.
     height, width = ycc.shape[-2:]
+    padded = functional.pad(ycc, (0, 8, 0, 8), mode='replicate')
+    padded = functional.pad(padded, (8, 0, 8, 0), mode='replicate')
+    ycc = torch.stack(
+        [one[:, y : y + height + 8, x : x + width + 8] for one, (y, x) in zip(padded, shifts)]
+    )
+    # Colour at half its size.
     colour = functional.avg_pool2d(ycc[:, 1:], 2)
     colour = _in_steps(colour, steps[:, 1:])
-    colour = functional.interpolate(colour, size=(height, width), mode='bilinear')
+    colour = functional.interpolate(colour, size=ycc.shape[-2:], mode='bilinear')
     ycc = torch.cat([_in_steps(ycc[:, :1], steps[:, :1]), colour], 1)
-    ycc = torch.stack([one.roll((-s[0], -s[1]), (-2, -1)) for one, s in zip(ycc, shifts)])
+    ycc = torch.stack(
+        [one[:, 8 - y : 8 - y + height, 8 - x : 8 - x + width] for one, (y, x) in zip(ycc, shifts)]
+    )
     rgb = torch.einsum('ij,bjhw->bihw', torch.linalg.inv(to_ycc), ycc + ycc_offset(picture)) / 255
     rgb = _smoothed(rgb, torch.where(video, 0.5, 0.0))
     display = display.clone()
