@@ -106,12 +106,15 @@ def test_a_camera_that_receives_and_delivers_nothing_is_never_ok(graph, start_no
 
 
 def test_total_loss_is_said_first_and_shows_its_cure(graph, start_node):
-    """Large best-effort frames of a driver without the profile for shared memory."""
+    """Large best-effort frames of a driver without the profile for shared memory.
+
+    20 MB each: of 5 MB one in some seconds still gets through, whole, on a machine that is busy.
+    """
     camera = graph.camera()
     camera.destroy_publisher(camera.images)
     node = start_node('enhance', ['-r', 'image_raw:=/cam/image'], graph.variables)
     bare = {name: text for name, text in graph.variables.items() if not name.startswith('FAST')}
-    driver = subprocess.Popen([sys.executable, '-c', DRIVER, '2592', '1944'], env=bare)
+    driver = subprocess.Popen([sys.executable, '-c', DRIVER, '5184', '3888'], env=bare)
     try:
         lost = camera.diagnosed(lambda s: s.level == WARN and 'none arrived' in s.message, 30)
         assert lost is not None, node.log
