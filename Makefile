@@ -1,4 +1,5 @@
 # make demo: see the enhance node at work.   make test: run the tests; test-all: the slow ones, too.
+# make docs: the pages as a site in build/docs.
 # Where a ROS 2 is sourced it is used; elsewhere ROS comes from PyPI into .venv. Nothing else of the
 # machine is touched.
 
@@ -31,7 +32,7 @@ OTHER_RUNTIME := $(if $(filter gpu,$(RUNTIME)),onnxruntime,onnxruntime-gpu)
 PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 INSTALL := $(PIP) install -c constraints.txt
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all lint docs clean
 
 demo: $(RUNTIME_STAMP)
 	@MALLOC_MMAP_THRESHOLD_=67108864 MALLOC_TRIM_THRESHOLD_=268435456 MALLOC_TOP_PAD_=67108864 \
@@ -46,6 +47,10 @@ test-all: $(TEST_STAMP)
 
 lint: $(TEST_STAMP)
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+
+docs: $(VENV)/docs.stamp
+	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true \
+	  $(VENV)/bin/python -m mkdocs build --quiet --strict && echo "build/docs/index.html"
 
 clean:
 	rm -rf .venv .venv-* demo build
@@ -63,4 +68,8 @@ $(TEST_STAMP): $(RUNTIME_STAMP)
 	@echo "Adding what the tests need, torch among it (once; a few minutes) ..."
 	$(INSTALL) -e '.[$(RUNTIME),bags,report,video,heif$(ROS_EXTRA),train,detect,test,lint]' $(NUMPY)
 	$(INSTALL) --no-deps ultralytics
+	@touch $@
+
+$(VENV)/docs.stamp: $(RUNTIME_STAMP)
+	$(INSTALL) -e '.[$(RUNTIME),bags,docs$(ROS_EXTRA)]' $(NUMPY)
 	@touch $@

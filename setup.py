@@ -50,6 +50,13 @@ extras = {
     'iqa': ['pyiqa>=0.1.10,<0.2'],
     'test': ['pytest>=7,<10', 'pyyaml>=6,<7'],
     'lint': ['ruff>=0.6,<1'],
+    # make docs: the field's standard theme; the API out of the docstrings; pages where their code is
+    'docs': [
+        'mkdocs>=1.6,<2',
+        'mkdocs-material>=9.5,<10',
+        'mkdocstrings-python>=1.10,<3',
+        'mkdocs-same-dir>=0.1,<1',
+    ],
 }
 
 setup(
@@ -81,6 +88,7 @@ setup(
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{package_name}']),
         (f'share/{package_name}', ['package.xml', 'README.md']),
+        (f'share/{package_name}/docs', glob('docs/*.md')),
         (f'share/{package_name}/launch', glob('launch/*.launch.py')),
         (f'share/{package_name}/config', glob('config/*')),
     ],

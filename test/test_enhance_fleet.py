@@ -208,9 +208,9 @@ def test_diagnostics_say_what_is_going_on(running, night):
     assert all(float(found[f'{stage} (ms)']) >= 0 for stage in stages)
     assert float(found['total (ms)']) >= float(found['infer (ms)']) > 0
     assert camera.set(latency_budget=0.001) == (True, '')
-    readme = (Path(__file__).parents[1] / 'README.md').read_text()
+    page = (Path(__file__).parents[1] / 'docs' / 'node.md').read_text()
     for key in found:
-        assert ': ' in key or f'`{key}`' in readme, key
+        assert ': ' in key or f'`{key}`' in page, key
     assert camera.send(image(night[0], 'rgb8', 60)) is not None
     late = camera.diagnosed(lambda status: 'latency' in status.message)
     assert late is not None, node.log

@@ -157,14 +157,34 @@ def test_the_commented_yaml_has_exactly_the_parameters_of_the_node():
     written = content['ros__parameters']
     written |= {f'detect.{name}': value for name, value in written.pop('detect').items()}
     assert set(written) == names
-    readme = (ROOT / 'README.md').read_text()
+    pages = [(ROOT / name).read_text() for name in ('docs/node.md', 'README.md')]
     for spec in fields(parameters.Parameters):
         name = parameters.ros_name(spec)
         default = list(spec.default) if isinstance(spec.default, tuple) else spec.default
         assert written[name] == default, name
-        row = re.search(rf'^\| `{re.escape(name)}` \| `(.*?)` \|', readme, re.MULTILINE)
+        rows = [
+            re.search(rf'^\| `{re.escape(name)}` \| `(.*?)` \|', page, re.MULTILINE)
+            for page in pages
+        ]
         if not name.startswith('detect.'):
-            assert yaml.safe_load(row[1]) == default, f'README: {name}'
+            assert rows[0], f'docs/node.md: {name}'
+        assert all(yaml.safe_load(row[1]) == default for row in rows if row), name
+
+
+LINK = re.compile(r'\]\((?!https?:|#)([^)#\s]+)')
+
+
+def test_the_links_of_all_pages_lead_to_files():
+    listed = subprocess.run(
+        ['git', '-C', str(ROOT), 'ls-files', '*.md'], capture_output=True, text=True
+    ).stdout.split()
+    if not listed:
+        pytest.skip('no git checkout')
+    pages = [ROOT / name for name in listed if (ROOT / name).is_file()]
+    links = [(page, link) for page in pages for link in LINK.findall(page.read_text())]
+    assert len(links) > 30
+    for page, link in links:
+        assert (page.parent / link).exists(), f'{page.relative_to(ROOT)}: {link}'
 
 
 def test_enhancing_leaves_no_trace_in_the_home_folder(tmp_path):
@@ -188,26 +208,27 @@ def launch_text(name: str) -> str:
     return (ROOT / 'launch' / name).read_text()
 
 
-def test_the_readme_names_every_parameter_and_topic():
-    readme = (ROOT / 'README.md').read_text()
+def test_the_node_s_page_names_every_parameter_and_topic():
+    page = (ROOT / 'docs' / 'node.md').read_text()
     config = (ROOT / 'config' / 'enhance.yaml').read_text()
     parameters = re.findall(r'^    ([\w.]+):', config, re.MULTILINE)
     assert parameters
     topics = ('image_raw', 'camera_info', 'enhanced/image_raw', 'enhanced/camera_info')
     for name in (*parameters, *topics):
-        assert f'`{name}`' in readme, name
+        assert f'`{name}`' in page, name
 
 
 @pytest.mark.parametrize('name', LAUNCH_FILES)
-def test_launch_arguments_are_used_and_in_the_readme(name):
-    launch, readme = launch_text(name), (ROOT / 'README.md').read_text()
+def test_launch_arguments_are_used_and_documented(name):
+    launch = launch_text(name)
+    pages = ''.join((ROOT / 'docs' / page).read_text() for page in ('node.md', 'bags.md'))
     arguments = DECLARED.findall(launch)
     assert arguments
-    assert name in readme
+    assert name in pages
     body = DECLARED.sub('', launch)
     for argument in arguments:
         assert f"'{argument}'" in body, f'{argument} is declared and used by nothing'
-        assert f'`{argument}`' in readme, argument
+        assert f'`{argument}`' in pages, argument
 
 
 @pytest.mark.parametrize('name', LAUNCH_FILES)

@@ -15,7 +15,7 @@ SILENCE = 3.0  # seconds without a frame, or without a result, until that is tro
 FAILURES_FOR_ERROR = 3  # in a row
 LOSS_REMEDY = (
     'if the camera runs on Fast DDS, start its driver with the profile fastdds_large_images.xml '
-    'of this package (README, "Lost frames"), or make camera and node reliable'
+    'of this package (docs/node.md, "Lost frames"), or make camera and node reliable'
 )
 OK, WARN = DiagnosticStatus.OK, DiagnosticStatus.WARN
 ERROR, STALE = DiagnosticStatus.ERROR, DiagnosticStatus.STALE

@@ -166,7 +166,7 @@ class Health:
             self.stages.setdefault(stage, deque(maxlen=REMEMBERED)).append(value)
 
     def values(self, now: float) -> dict[str, str]:
-        """All that is known, by the keys of the README's table; `now` is monotonic."""
+        """All that is known, by the keys of the table in docs/node.md; `now` is monotonic."""
         return {
             'input rate (Hz)': f'{rate(self.arrivals, now):.1f}',
             'output rate (Hz)': f'{rate(self.departures, now):.1f}',

@@ -49,7 +49,7 @@ _GATE = StreamSettings()
 
 @dataclass(frozen=True)
 class Parameters:
-    """Values of all parameters; the order is that of the README's table."""
+    """Values of all parameters; the order is that of the table in docs/node.md."""
 
     model: str = _parameter(
         weights.DEFAULT,
