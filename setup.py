@@ -50,7 +50,7 @@ extras = {
     'iqa': ['pyiqa>=0.1.10,<0.2'],
     'test': ['pytest>=7,<10', 'pyyaml>=6,<7'],
     'lint': ['ruff>=0.6,<1'],
-    # make docs: the field's standard theme; the API out of the docstrings; pages where their code is
+    # make docs: the standard theme; the API out of the docstrings; pages where their code is
     'docs': [
         'mkdocs>=1.6,<2',
         'mkdocs-material>=9.5,<10',

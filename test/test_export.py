@@ -32,7 +32,7 @@ from dap_led_ros.priors import PriorConfig
 def guided(kind: str) -> checkpoint.Guided:
     """A DAP-LED in which the prior matters; one block of each kind: each takes seconds."""
     torch.manual_seed(0)
-    tiny = dap_led.PRESETS['tiny']
+    tiny = dap_led.PRESETS['dap-led-tiny']
     config = dataclasses.replace(tiny, blocks=(1, 0, 0, 0), prior=PriorConfig(kind))
     network = DapLed(config)
     for parameter in network.parameters():
@@ -86,16 +86,21 @@ def test_the_wrapper_is_the_core_within_one_grey_level(nano_core, nano_frames, n
 
 def test_parity_is_measured_where_a_network_changes_the_frame(two_graphs):
     nano = export.load_network(weights.checkpoint('nano'))
-    for network in (nano, export.untrained('nano-tiny'), export.untrained('tiny'), two_graphs[1]):
+    for network in (
+        nano,
+        export.untrained('nano-tiny'),
+        export.untrained('dap-led-tiny'),
+        two_graphs[1],
+    ):
         for size in export.ODD_SIZES:
             codes = export.night(export.BATCH, *size)
             frames = torch.from_numpy(codes).permute(0, 3, 1, 2) / 255
             with torch.inference_mode():
                 assert (network(frames) - frames).abs().mean((1, 2, 3)).min() > 0.02
                 if network is nano:
-                    gate = network.enhance_and_gate(frames)[1] - network.config.gate_threshold
+                    gate = network.degradedness(frames)
                     assert torch.sigmoid(network.config.gate_slope * gate).min() > 0.9
-    guided = export.untrained('tiny')
+    guided = export.untrained('dap-led-tiny')
     frame, heatmap = torch.rand(1, 3, 32, 48), torch.rand(1, 1, 4, 6)
     with torch.inference_mode():
         change = guided.network(frame, heatmap) - guided.network(frame, 1 - heatmap)
@@ -275,7 +280,7 @@ def test_int8_keeps_the_picture(nano_core, folder):
 
 
 def test_the_graph_of_nano_is_nano(night):
-    network = export.load_network(weights.checkpoint('nano'))
+    network = export.load_network(weights.checkpoint('nano-0.1'))
     graph = NanoGraph(network).eval()
     assert {'stem.weight', 'encoder16.0.conv1.weight', 'head.bias'} <= set(graph.state_dict())
     pair = torch.from_numpy(np.concatenate([to_tensor(frame) for frame in night]))
@@ -289,12 +294,12 @@ def test_the_graph_of_nano_is_nano(night):
 
 def test_a_file_says_what_it_is(nano_core):
     described = describe(nano_core)
-    assert described['preset'] == 'nano' and 'nano.md' in described['terms']
+    assert described['preset'] == 'exposure-first' and 'nano.md' in described['terms']
     assert float(described['gmac_per_megapixel']) == pytest.approx(13.16, rel=0.01)
     assert described['revision']
     assert described['takes'] == 'frame tensor(float) (any, 3, any, any)'
     trained = describe(weights.checkpoint('nano'))
-    assert trained['network'] == 'Nano' and trained['parameters'] == '1.341 M'
+    assert trained['network'] == 'ExposureFirst' and trained['parameters'] == '1.109 M'
     with pytest.raises(ValueError, match='no safetensors file'):
         nonsense = nano_core.with_name('nonsense.safetensors')
         nonsense.write_bytes(b'\0' * 7 + b'\1' + b'nonsense')
@@ -327,7 +332,7 @@ def test_export_replaces_nothing_unasked(tmp_path, capsys):
     assert out.read_text() == 'mine'
     prior = tmp_path / 'new.prior.onnx'
     prior.write_text('mine')
-    assert main(['export', 'tiny', str(tmp_path / 'new.onnx'), '--prior', 'second']) == 1
+    assert main(['export', 'dap-led-tiny', str(tmp_path / 'new.onnx'), '--prior', 'second']) == 1
     assert f'{prior} exists' in capsys.readouterr().err
     assert main([*words, '--overwrite']) == 0
     assert out.read_bytes() != b'mine'

@@ -45,7 +45,7 @@ def test_fifty_cycles_with_other_models_leave_nothing_behind(graph, start_node, 
     picture = np.ascontiguousarray(night[0][:48, :64])
     seen = []
     for number in range(50):
-        assert camera.set(model=('nano', 'small')[number % 2]) == (True, '')
+        assert camera.set(model=('nano', 'nano-0.1')[number % 2]) == (True, '')
         assert all(camera.transition(step) for step in UP), node.log
         assert wait_until(camera.connected), node.log
         assert camera.send(image(picture, 'rgb8', number)) is not None, node.log

@@ -64,23 +64,23 @@ def test_export_of_the_tiny_preset_and_its_parity(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ['tiny.onnx']
 
 
-@pytest.mark.parametrize('name', ['nano', 'small', 'exposure-first'])
+@pytest.mark.parametrize('name', ['nano', 'nano-0.1'])
 def test_the_shipped_onnx_is_the_shipped_safetensors(name):
     """Three odd sizes, 1e-4."""
     network = export.load_network(weights.checkpoint(name))
     assert export.parity(network, weights.find(name)) <= 1e-4
 
 
-@pytest.mark.parametrize('name', ['nano', 'small', 'exposure-first'])
+@pytest.mark.parametrize('name', ['nano', 'nano-0.1'])
 def test_the_gate_opens_on_a_night_and_closes_on_a_day(night, name):
     network = export.load_network(weights.checkpoint(name))
     frames = torch.stack([torch.from_numpy(frame).permute(2, 0, 1) / 255 for frame in night])
     with torch.inference_mode():
-        if name == 'exposure-first':
-            threshold, logits = 0.0, network.degradedness(frames)
-        else:
+        if isinstance(network, Nano):
             threshold = network.config.gate_threshold
             logits = network.enhance_and_gate(frames)[1]
+        else:
+            threshold, logits = 0.0, network.degradedness(frames)
     slope = network.config.gate_slope
     assert slope * (logits[0] - threshold) > 3
     assert slope * (logits[1] - threshold) < -3
@@ -106,6 +106,12 @@ def test_on_a_cpu_the_name_stands_for_the_int8_file_which_loses_little(night):
         for enhancer in (Enhancer.load(str(weights.find('nano'))), by_name)
     )
     assert int8 > full - 0.2
+
+
+def test_a_model_that_has_gone_warns_and_its_successor_runs():
+    with pytest.warns(FutureWarning, match="'small' has gone: 'nano' takes its place"):
+        assert Enhancer.load('small', 'cpu').model == 'nano-int8'
+    assert 'small' not in weights.names()
 
 
 def test_with_a_gpu_the_name_stands_for_the_float_file(monkeypatch):

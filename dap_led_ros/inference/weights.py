@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent.parent / 'weights'
 PRIORS = FOLDER / 'priors'
 DEFAULT = 'nano'
 SUFFIXES = ('.onnx', '.safetensors')
+SUCCESSORS = {'small': DEFAULT}
+"""Models that shipped once, and what takes their place: for one release, with a warning."""
 
 
 def names() -> list[str]:
@@ -20,7 +23,13 @@ def find(model: str) -> Path:
 
     :raises FileNotFoundError: neither; says what there is.
     """
-    shipped = FOLDER / f'{model}.onnx'
+    if model in SUCCESSORS:
+        warnings.warn(
+            f'the model {model!r} has gone: {SUCCESSORS[model]!r} takes its place',
+            FutureWarning,
+            stacklevel=2,
+        )
+    shipped = FOLDER / f'{SUCCESSORS.get(model, model)}.onnx'
     if shipped.is_file():
         return shipped
     path = Path(model).expanduser()
@@ -34,7 +43,7 @@ def find(model: str) -> Path:
 
 def in_int8(model: str) -> Path | None:
     """Path of a shipped model's int8 form, by the model's name, if it has one."""
-    path = FOLDER / f'{model}-int8.onnx'
+    path = FOLDER / f'{SUCCESSORS.get(model, model)}-int8.onnx'
     return path if path.is_file() else None
 
 

@@ -42,8 +42,8 @@ class ExposureFirstConfig:
     """Widths and numbers of residual blocks at 1/4, 1/8 and 1/16 of the frame's size."""
 
     widths: tuple[int, int, int] = (48, 64, 96)
-    encoder_blocks: tuple[int, int, int] = (2, 1, 1)
-    decoder_blocks: tuple[int, int] = (3, 2)
+    encoder_blocks: tuple[int, int, int] = (2, 2, 2)
+    decoder_blocks: tuple[int, int] = (4, 3)
     """At 1/4 and at 1/8."""
     detail_width: int = 16
     """Features at 1/2 of the frame's size."""
@@ -57,7 +57,7 @@ PRESETS: dict[str, ExposureFirstConfig] = {
     'exposure-first': ExposureFirstConfig(),
     'exposure-first-tiny': ExposureFirstConfig((8, 8, 16), (1, 1, 1), (1, 1), 4, 4),
 }
-"""`exposure-first` ships under its name; `exposure-first-tiny` is for tests."""
+"""`exposure-first` ships as the model `nano`; `exposure-first-tiny` is for tests."""
 
 
 class Parts(NamedTuple):

@@ -53,8 +53,8 @@ PRESETS: dict[str, NanoConfig] = {
     'nano-large': NanoConfig((64, 96, 128), (2, 2, 4), (4, 3), 48, 1, gate_threshold=4.2),
     'nano-tiny': NanoConfig((8, 8, 16), (1, 1, 1), (1, 1), 4, 1, 4),
 }
-"""`nano` ships; `nano-large`, which ships as `small`, has 4.8 times its
-multiplications; `nano-tiny` is for tests."""
+"""`nano` ships as the model `nano-0.1`; `nano-large`, which no model is of any more, has 4.8 times
+its multiplications; `nano-tiny` is for tests."""
 
 
 class ResidualBlock(nn.Module):

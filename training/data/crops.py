@@ -89,7 +89,7 @@ def pack(folders: list[str], path: Path) -> dict[str, int]:
     :returns: how many train and how many validate.
     """
     sets = {
-        name: [torch.from_numpy(one) for one in load(folders, name == 'validation')]
+        name: [torch.tensor(one) for one in load(folders, name == 'validation')]
         for name in ('training', 'validation')
     }
     torch.save(sets, path)
