@@ -31,14 +31,17 @@ def add_commands(commands: Any) -> None:
     export.add_argument(
         '--untrained',
         action='store_true',
-        help='MODEL is a preset (paper, base, ...; small is that of DAP-LED) and gets weights by '
-        'chance, to measure times',
+        help='MODEL is a preset (dap-led info --presets) and gets weights by chance, to measure '
+        'times',
     )
     export.add_argument('--overwrite', action='store_true', help='replace files that exist')
     export.set_defaults(run=_export)
 
     info = commands.add_parser('info', help='say what a model file is')
-    info.add_argument('model', metavar='MODEL', help='name, or path')
+    info.add_argument('model', nargs='?', default='nano', metavar='MODEL', help='name, or path')
+    info.add_argument(
+        '--presets', action='store_true', help='all networks, what they cost, which weights ship'
+    )
     info.set_defaults(run=_info)
 
     measure = commands.add_parser('benchmark', help='measure models on this machine')
@@ -100,6 +103,15 @@ def _info(options: argparse.Namespace) -> int:
     from dap_led_ros.inference import weights
     from dap_led_ros.inference.info import describe
 
+    if options.presets:
+        try:
+            from dap_led_ros.inference import export
+        except ImportError as error:
+            raise RuntimeError(
+                f"--presets needs the extra: pip install '.[train]' ({error})"
+            ) from None
+        print(export.presets_table())
+        return 0
     described = describe(weights.find(options.model))
     if twin := weights.in_int8(options.model):
         described['on a CPU'] = f'{twin.name} takes its place'

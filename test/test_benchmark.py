@@ -92,6 +92,14 @@ def test_compiling_reaches_the_model():
         run('benchmark', 'nano', '--compile')
 
 
+def test_info_lists_the_presets_and_the_weights_that_ship(capsys):
+    pytest.importorskip('onnxscript', reason="no torch: pip install 'dap_led_ros[train]'")
+    assert run('info', '--presets') == 0
+    rows = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()[1:]}
+    assert rows['exposure-first'][-1] == 'nano' and rows['nano'][-1] == 'nano-0.1'
+    assert rows['dap-led-paper'][1:] == ['13.939', 'M', '225.68', '-']
+
+
 def test_info_says_what_the_default_is(capsys):
     assert run('info', 'nano') == 0
     assert 'frame tensor(float) (any, 3, any, any)' in capsys.readouterr().out

@@ -272,7 +272,7 @@ def test_learned_prompts_guide_a_dap_led(trained, folder, night, tmp_path, monke
     prior = PriorConfig('learned', prompts=str(path))
     made = paired.train(
         paired.TrainConfig(
-            network='tiny',
+            network='dap-led-tiny',
             data=DataConfig(photographs=[str(folder)]),
             stages=[Stage(32, 2, 3)],
             prior=prior,

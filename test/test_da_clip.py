@@ -247,7 +247,7 @@ def networks(embedding: int) -> list[torch.nn.Module]:
     made = []
     for kind, preset in (
         (Nafnet, nafnet.PRESETS['nafnet-tiny']),
-        (DapLed, dap_led.PRESETS['tiny']),
+        (DapLed, dap_led.PRESETS['dap-led-tiny']),
     ):
         torch.manual_seed(0)
         made.append(kind(dataclasses.replace(preset, embedding=embedding)))
@@ -305,7 +305,7 @@ def test_a_checkpoint_is_whole_without_the_controllers_file(
     shutil.copy(controlled.controller, moved)
     prior = dataclasses.replace(controlled, controller=str(moved))
     config = configuration.load(CONFIGS / 'da_clip_small.yaml', train.TrainConfig)
-    config = dataclasses.replace(config, network='tiny', prior=prior)
+    config = dataclasses.replace(config, network='dap-led-tiny', prior=prior)
     torch.manual_seed(0)
     made = train.EnhanceRecipe(config)
     listen(made.network)
@@ -336,7 +336,7 @@ def test_it_exports_with_the_controller_folded_in(restored, controlled, tmp_path
         export.export(network, tmp_path / 'second.onnx', prior='second')
     # A DAP-LED too: its own ONNX is test_export.py's, the controller's is the one above.
     config = dataclasses.replace(
-        dap_led.PRESETS['tiny'], blocks=(1, 0, 0, 0), prior=controlled, embedding=16
+        dap_led.PRESETS['dap-led-tiny'], blocks=(1, 0, 0, 0), prior=controlled, embedding=16
     )
     guided = checkpoint.Guided(DapLed(config), build_prior(controlled)).eval()
     listen(guided.network)

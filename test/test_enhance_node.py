@@ -58,9 +58,9 @@ def test_a_checkpoint_of_the_training_runs_in_the_node(graph, start_node, night,
     from dap_led_ros.models.dap_led import PRESETS, DapLed
 
     torch.manual_seed(0)
-    network = DapLed(PRESETS['tiny'])
+    network = DapLed(PRESETS['dap-led-tiny'])
     path = tmp_path / 'weights.safetensors'
-    checkpoint.save(network, path, build_prior(PRESETS['tiny'].prior))
+    checkpoint.save(network, path, build_prior(PRESETS['dap-led-tiny'].prior))
     picture, expected, log = run_in_the_node(graph, start_node, path, night[0])
     assert not np.array_equal(expected, picture)
     assert 'on torch ' in log

@@ -233,7 +233,7 @@ def test_the_night_sets_are_printed_under_their_protocol(
 
 def recipe(data: DataConfig, **losses: float) -> TrainConfig:
     return TrainConfig(
-        network='tiny',
+        network='dap-led-tiny',
         data=data,
         stages=[Stage(32, 4, 300), Stage(64, 2, 700)],
         prior=PriorConfig(prompts='joint_antonyms'),

@@ -26,7 +26,8 @@ from dap_led_training import configuration, judge_photographs, loop, train_expos
 from dap_led_training.data import crops
 from dap_led_training.data.batches import Stage
 from dap_led_training.degradation.night_batches import MARGIN, Drawn, NightConfig, degrade, draw
-from dap_led_training.train import TrainConfig
+from dap_led_training.train import TrainConfig, shipped_exposure
+from dap_led_training.train import train as train_network
 from dap_led_training.train_exposure_first import ExposureFirstRecipe, tone_pair, train
 
 NANO = Path(train_exposure_first.__file__).parent / 'configs' / 'nano'
@@ -179,7 +180,7 @@ def test_other_networks_take_exposure_first(tmp_path):
     """DAP-LED behind the same tone curve: kept, exported, and equally bright for less light."""
     torch.manual_seed(0)
     prior = PriorConfig(kind='handcrafted')
-    network = DapLed(dataclasses.replace(dap_led.PRESETS['tiny'], prior=prior)).eval()
+    network = DapLed(dataclasses.replace(dap_led.PRESETS['dap-led-tiny'], prior=prior)).eval()
     exposed = checkpoint.Exposed(network, Exposure())
     path = tmp_path / 'exposed.safetensors'
     checkpoint.save(exposed, path, build_prior(prior))
@@ -200,6 +201,12 @@ def test_a_recipe_may_ask_for_exposure_first():
         configuration.build({**recipe, 'exposure': 'first'}, TrainConfig, 'recipe')
     with pytest.raises(ValueError, match='use first'):
         configuration.build({**recipe, 'exposure': 'last'}, TrainConfig, 'recipe')
+    recipe |= {'network': 'dap-led-tiny', 'night': {}}
+    with pytest.raises(ValueError, match='night needs exposure: first'):
+        configuration.build(recipe, TrainConfig, 'recipe')
+    recipe |= {'exposure': 'first', 'data': {'degraded': 'a', 'target': 'b'}}
+    with pytest.raises(ValueError, match=r'give data\.photographs'):
+        configuration.build(recipe, TrainConfig, 'recipe')
 
 
 # --- the synthesis -----------------------------------------------------------------------------
@@ -301,6 +308,35 @@ def test_a_part_learns_alone_and_a_killed_run_goes_on(part, tmp_path, capsys):
     capsys.readouterr()
     train(config, tmp_path / 'run')  # ended: nothing is left to do
     assert 'resuming' in capsys.readouterr().out
+
+
+def test_dap_led_trains_on_the_same_night_behind_the_same_curve(tmp_path, capsys):
+    folder = cut(tmp_path / 'sharp', 9, 3, (240, 160))
+    recipe = configuration.build(
+        {
+            'network': 'dap-led-tiny',
+            'exposure': 'first',
+            'prior': {'kind': 'handcrafted'},
+            'data': {'photographs': [str(folder)]},
+            'night': {'daylight': 0.2},
+            'losses': {'charbonnier': 1.0},
+            'stages': [{'crop': 64, 'batch': 2, 'steps': 3}],
+            'loop': {'checkpoint_every': 3, 'workers': 0},
+        },
+        TrainConfig,
+        'recipe',
+    )
+    weights = train_network(recipe, tmp_path / 'run')
+    printed = capsys.readouterr()
+    assert 'gain, night (dB)' in printed.out + printed.err
+    network = checkpoint.load(weights)
+    exposed = network.network
+    shipped = shipped_exposure().state_dict()
+    assert all(torch.equal(one, shipped[n]) for n, one in exposed.exposure.state_dict().items())
+    frame = torch.rand(1, 3, 64, 64) * 0.1
+    guide = network.prior(frame).heatmaps[:, :1]
+    shown = exposure.apply(exposed.exposure(frame)[0], frame)
+    assert not torch.equal(exposed.network(shown, guide), shown)  # it has learned something
 
 
 def loop_losses():

@@ -42,7 +42,7 @@ LOOP = LoopConfig(
 
 def recipe(folder: str, steps: int = 10, **changes) -> TrainConfig:
     config = TrainConfig(
-        network='tiny',
+        network='dap-led-tiny',
         data=DataConfig(photographs=[folder]),
         stages=[Stage(32, 4, steps)],
         prior=PriorConfig('handcrafted'),

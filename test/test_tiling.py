@@ -21,7 +21,7 @@ from dap_led_ros.priors import PriorConfig
 def model(tmp_path_factory) -> Path:
     """A tiny DAP-LED that changes frames by much and looks at its prior."""
     torch.manual_seed(0)
-    config = dataclasses.replace(dap_led.PRESETS['tiny'], prior=PriorConfig('handcrafted'))
+    config = dataclasses.replace(dap_led.PRESETS['dap-led-tiny'], prior=PriorConfig('handcrafted'))
     network = DapLed(config)
     for parameter in network.parameters():
         if not parameter.any():

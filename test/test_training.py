@@ -16,6 +16,7 @@ yaml = pytest.importorskip('yaml')
 
 from dap_led_ros import photometry
 from dap_led_ros.inference import Enhancer
+from dap_led_ros.inference.export import untrained
 from dap_led_training import configuration, export, losses
 from dap_led_training.data import photographs
 from dap_led_training.data.batches import Batches, Stage
@@ -194,9 +195,16 @@ def test_the_gate_shall_be_open_where_something_is_degraded():
 
 
 def test_an_unknown_network_names_the_known_ones(folder, tmp_path):
-    with pytest.raises(ValueError, match='use one of nano, nano-large, nano-tiny, paper'):
+    with pytest.raises(ValueError, match='use one of nano, nano-large, nano-tiny, dap-led-paper'):
         dataclasses.replace(recipe(folder, 8), network='nanoo')
     assert configuration.load(RECIPES / 'paper.yaml', TrainConfig).prior.clip.endswith('quickgelu')
+
+
+def test_presets_of_the_first_release_warn_and_mean_today_s(folder):
+    with pytest.warns(FutureWarning, match="preset 'small' is 'dap-led-small' now"):
+        assert dataclasses.replace(recipe(folder, 8), network='small').network == 'dap-led-small'
+    with pytest.warns(FutureWarning, match="'tiny' is 'dap-led-tiny'"):
+        untrained('tiny')
 
 
 def test_contrast_needs_crops_that_hold_its_windows(folder):

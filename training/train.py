@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from dap_led_ros.inference import checkpoint, weights
 from dap_led_ros.inference.priors import build_prior
@@ -26,12 +27,15 @@ from dap_led_ros.models.nafnet import Nafnet
 from dap_led_ros.models.nano import Nano, NanoConfig
 from dap_led_ros.priors import PriorConfig
 from dap_led_training import configuration, loop, losses, relight
+from dap_led_training.data import crops
 from dap_led_training.data.batches import Batches, Stage, as_planes
 from dap_led_training.data.config import DataConfig, source
+from dap_led_training.degradation.night_batches import Drawn, NightConfig, degrade
 from dap_led_training.degradation.night_blur import NightBlurConfig
 from dap_led_training.grow import grow
 from dap_led_training.loop import LoopConfig
 from dap_led_training.losses import LossWeights
+from dap_led_training.train_exposure_first import Validation, drawn_tones, tone_pair
 
 PRESETS = {**nano.PRESETS, **dap_led.PRESETS, **nafnet.PRESETS}
 
@@ -41,7 +45,7 @@ class TrainConfig:
     """A recipe; see configs/."""
 
     network: str
-    """A preset: paper, base, small or tiny of DAP-LED, nano, nano-large, nafnet, nano-tiny, ..."""
+    """A preset: dap-led-small, nano, nafnet, ...; `dap-led info --presets` prints all."""
     data: DataConfig
     stages: list[Stage]
     options: dict[str, Any] = field(default_factory=dict)
@@ -49,12 +53,16 @@ class TrainConfig:
     prior: PriorConfig | None = None
     """What guides a DAP-LED, and whose CLIP eq. 5 and 6 ask; left out: the preset's."""
     exposure: str = ''
-    """first: the network sees frames by the tone curve of the model exposure-first, for DAP-LED
+    """first: the network sees frames by the tone curve of the model nano, for DAP-LED
     and NAFNet; empty: as the frame comes."""
     losses: LossWeights = field(default_factory=LossWeights)
     keep: float = 0.0
     """Share, at most, of the frame itself, brightened, in its target; see relight.py."""
     night_blur: NightBlurConfig = field(default_factory=NightBlurConfig)
+    night: NightConfig | None = None
+    """In place of night_blur: the synthesis in batches, on the device that trains. The network
+    then learns structure alone, as the default does: frame and target are shown by the same tone
+    curve, drawn by chance around the right one. Needs `exposure: first` and photographs."""
     loop: LoopConfig = field(default_factory=LoopConfig)
     checkpointing: bool = False
     """Compute activations again in place of keeping them: larger crops in less memory."""
@@ -76,15 +84,21 @@ class TrainConfig:
                     f'stages: a crop of {stage.crop} is too small for losses.contrast: '
                     f'use {least} or more'
                 )
+        object.__setattr__(self, 'network', dap_led.preset_name(self.network))  # frozen
         if self.network not in PRESETS:
             raise ValueError(f'no network {self.network!r}: use one of {", ".join(PRESETS)}')
         if self.exposure not in ('', 'first'):
             raise ValueError(f'exposure is {self.exposure!r}: use first, or leave it out')
         if self.exposure and isinstance(PRESETS[self.network], NanoConfig):
             raise ValueError(f'exposure: {self.network} takes frames as they come; leave it out')
+        if self.night:
+            if not self.exposure:
+                raise ValueError('night needs exposure: first')
+            if not self.data.photographs:
+                raise ValueError('night is made from photographs: give data.photographs')
         if self.prior is None:
             prior = getattr(PRESETS[self.network], 'prior', PriorConfig())
-            object.__setattr__(self, 'prior', prior)  # frozen
+            object.__setattr__(self, 'prior', prior)
 
 
 class EnhanceRecipe(nn.Module):
@@ -93,6 +107,7 @@ class EnhanceRecipe(nn.Module):
     def __init__(self, config: TrainConfig) -> None:
         super().__init__()
         self.config = config
+        self._half = loop.precision_of(config.loop.precision) == 'bf16-mixed'
         preset = PRESETS[config.network]
         controlled = config.prior.kind == 'controller' and not isinstance(preset, NanoConfig)
         guided = controlled or isinstance(preset, DapLedConfig)
@@ -120,10 +135,18 @@ class EnhanceRecipe(nn.Module):
         # In a tuple, so that checkpoints do not hold what never changes.
         self._frozen = (prior, judge)
 
-    def forward(self, degraded: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Weighted loss terms of (B, H, W, 3) uint8 pairs."""
-        degraded, target = as_planes(degraded), as_planes(target)
-        prior, judge = (m.to(degraded.device) if m else None for m in self._frozen)
+    def forward(self, *given: Tensor) -> dict[str, Tensor]:
+        """Weighted loss terms of (B, H, W, 3) uint8 pairs, or of what NightBatches gives."""
+        prior, judge = (m.to(given[0].device) if m else None for m in self._frozen)
+        if self.config.night:
+            with torch.no_grad():
+                made = degrade(given[0].permute(0, 3, 1, 2), Drawn(*given[1:]))
+                toned, told, target = tone_pair(made, *drawn_tones(made, given[-1]))
+            with torch.autocast(toned.device.type, torch.bfloat16, enabled=self._half):
+                sharp = self._sharpen(self.network, toned, told, made.degraded)
+            frames = (one.float().contiguous() for one in (toned, sharp, target.clamp(0, 1)))
+            return losses.weighted_terms(self.config.losses, *frames, judge=judge)
+        degraded, target = map(as_planes, given)
         gate = None
         if isinstance(self.network, Nano):
             enhanced, gate = self.network.enhance_and_gate(degraded)
@@ -140,6 +163,31 @@ class EnhanceRecipe(nn.Module):
         return losses.weighted_terms(
             self.config.losses, degraded, enhanced, target, gate=gate, judge=judge
         )
+
+    def _sharpen(
+        self, network: checkpoint.Exposed, toned: Tensor, _: Tensor, degraded: Tensor
+    ) -> Tensor:
+        prior = self._frozen[0]
+        given = checkpoint.guidance(network.config, prior, degraded)
+        return network.network(toned, *given)
+
+    def validation(self) -> Validation | None:
+        """What measures the network at each checkpoint, where the night is made in batches."""
+        if not self.config.night:
+            return None
+        photographs = crops.load(self.config.data.photographs, validation=True)
+        return Validation(photographs, sharpen=self._sharpen)
+
+    def batches(self, rank: int, processes: int) -> Dataset:
+        """What the recipe trains on."""
+        config = self.config
+        if config.night:
+            photographs = crops.load(config.data.photographs, validation=False)
+            return crops.NightBatches(
+                photographs, config.stages, config.night, config.loop.seed, rank, processes
+            )
+        pairs = source(config.data, config.night_blur)
+        return Batches(pairs, config.stages, config.loop.seed, rank, processes)
 
     def write(self, network: nn.Module, path: Path) -> None:
         """Write averaged weights as a checkpoint for the Enhancer."""
@@ -164,8 +212,8 @@ def create(config: TrainConfig, embedding: int = 0) -> Nano | DapLed | Nafnet:
 
 
 def shipped_exposure() -> Exposure:
-    """The exposure of the model exposure-first, as it ships."""
-    return checkpoint.load(weights.checkpoint('exposure-first')).exposure
+    """The exposure of the model nano, as it ships."""
+    return checkpoint.load(weights.checkpoint(weights.DEFAULT)).exposure
 
 
 def train(config: TrainConfig, out: Path, initial: Path | None = None) -> Path:
@@ -176,7 +224,10 @@ def train(config: TrainConfig, out: Path, initial: Path | None = None) -> Path:
     :raises ValueError: the configuration is wrong, or `out` holds a run with another one.
     :raises FileNotFoundError: photographs, frames or a CLIP's weights are not there.
     """
-    fabric = loop.start(config.loop, out)
+    settings = config.loop
+    if config.night:  # bf16 is for the network alone: light would lose its last bits
+        settings = dataclasses.replace(settings, precision='32-true')
+    fabric = loop.start(settings, out)
     if fabric.is_global_zero:
         loop.write_record(out, config, config.loop, initial)
     recipe = EnhanceRecipe(config)
@@ -189,14 +240,10 @@ def train(config: TrainConfig, out: Path, initial: Path | None = None) -> Path:
         unknown = [name for name in unknown if not name.startswith(('prior.', 'exposure.'))]
         fabric.print(f'beginning with {initial}; anew: {missing or "-"}; left: {unknown or "-"}')
     recipe = recipe.to(memory_format=torch.channels_last)
-    batches = Batches(
-        source(config.data, config.night_blur),
-        config.stages,
-        config.loop.seed,
-        fabric.global_rank,
-        fabric.world_size,
-    )
-    loop.fit(fabric, recipe, batches, config.loop, out, recipe.write)
+    batches = recipe.batches(fabric.global_rank, fabric.world_size)
+    validation = recipe.validation()
+    vital = 'gain, ' if validation else ''
+    loop.fit(fabric, recipe, batches, config.loop, out, recipe.write, validation, vital)
     return out / loop.WEIGHTS
 
 

@@ -16,6 +16,7 @@ tone's error.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -107,29 +108,13 @@ class ExposureFirstTraining(nn.Module):
         if self.config.part == 'gate':
             gate = self.network.degradedness(made.degraded).float()
             return {'gate': losses.gate_error(gate, made.degraded, wanted)}
-        toned, told, target = tone_pair(made, *self._tones(made, Drawn(*drawn).seed))
+        tones = drawn_tones(made, Drawn(*drawn).seed, self.config.level_spread)
+        toned, told, target = tone_pair(made, *tones)
         # Light in bf16 would lose its last bits, and with them the dark: only convolutions are.
         with torch.autocast(toned.device.type, torch.bfloat16, enabled=self._half):
             residual = self.network.residual(toned, told)[0]
         sharp = (toned + residual.float()).contiguous()
         return losses.weighted_terms(self.config.losses, toned, sharp, target.clamp(0, 1))
-
-    def _tones(self, made: Degraded, seeds: Tensor) -> tuple[Tensor, Tensor]:
-        """Level and contrast by chance, around what undoes the camera's own curve.
-
-        Functions of each sample's seed, whatever process trains on it.
-        """
-        by_chance = torch.stack(
-            [
-                torch.randn(3, generator=torch.Generator().manual_seed(seed ^ 1))
-                for seed in seeds.tolist()
-            ]
-        ).to(made.power)
-        power = made.power.clamp(0.3, 1)
-        trust = torch.sigmoid(1.7 * by_chance[:, 2])  # the head undoes only what it is sure of
-        contrast = SRGB_CONTRAST * power**trust * torch.exp(0.06 * by_chance[:, 1])
-        level = LEVEL * torch.exp(self.config.level_spread * by_chance[:, 0])
-        return level.clamp(*exposure.LEVELS), contrast.clamp(*exposure.CONTRASTS)
 
     def _exposure_terms(self, made: Degraded, wanted: Tensor) -> dict[str, Tensor]:
         front = self.network.exposure
@@ -145,6 +130,28 @@ class ExposureFirstTraining(nn.Module):
     def write(self, network: nn.Module, path: Path) -> None:
         """Write averaged weights as a checkpoint for the Enhancer."""
         checkpoint.save(network, path)
+
+
+def drawn_tones(
+    made: Degraded, seeds: Tensor, level_spread: float = 0.25
+) -> tuple[Tensor, Tensor]:
+    """Level and contrast by chance, (B,) each, around what undoes the camera's own curve.
+
+    Functions of each sample's seed, whatever process trains on it.
+
+    :param level_spread: deviation of the natural logarithm of the level.
+    """
+    by_chance = torch.stack(
+        [
+            torch.randn(3, generator=torch.Generator().manual_seed(seed ^ 1))
+            for seed in seeds.tolist()
+        ]
+    ).to(made.power)
+    power = made.power.clamp(0.3, 1)
+    trust = torch.sigmoid(1.7 * by_chance[:, 2])  # the head undoes only what it is sure of
+    contrast = SRGB_CONTRAST * power**trust * torch.exp(0.06 * by_chance[:, 1])
+    level = LEVEL * torch.exp(level_spread * by_chance[:, 0])
+    return level.clamp(*exposure.LEVELS), contrast.clamp(*exposure.CONTRASTS)
 
 
 def tone_pair(made: Degraded, level: Tensor, contrast: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -168,10 +175,24 @@ def _update_scale(front: Exposure, found: Tensor) -> None:
     front.scale.lerp_(found.std(0, correction=0).clamp(min=0.05), share)
 
 
-class Validation:
-    """Figures of a network on fixed pairs from photographs that are not trained on."""
+def sharpen(network: ExposureFirst, toned: Tensor, told: Tensor, _: Tensor) -> Tensor:
+    """Toned frames without noise and blur; see Validation."""
+    return toned + network.residual(toned, told)[0]
 
-    def __init__(self, photographs: list[np.ndarray], crop: int = 128) -> None:
+
+class Validation:
+    """Figures of a network on fixed pairs from photographs that are not trained on.
+
+    :param sharpen: (network, toned frames, what is told of them, frames as they came) to frames.
+    """
+
+    def __init__(
+        self,
+        photographs: list[np.ndarray],
+        crop: int = 128,
+        sharpen: Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor] = sharpen,
+    ) -> None:
+        self.sharpen = sharpen
         self.sets: dict[str, list[Degraded]] = {}
         stages = [Stage(crop, 16, VALIDATION_PAIRS // 16)]
         for name, config in VALIDATION.items():
@@ -183,7 +204,7 @@ class Validation:
                 self.sets[name].append(made)
 
     @torch.inference_mode()
-    def __call__(self, network: ExposureFirst) -> dict[str, float]:
+    def __call__(self, network: nn.Module) -> dict[str, float]:
         """Gain of structure in dB on each set, and the tone's mean and mean absolute error."""
         device = next(network.parameters()).device
         figures, errors = {}, []
@@ -194,7 +215,7 @@ class Validation:
                 level = torch.full_like(made.power, LEVEL)
                 contrast = SRGB_CONTRAST * made.power.clamp(0.5, 1)
                 toned, told, target = tone_pair(made, level, contrast)
-                sharp = toned + network.residual(toned, told)[0]
+                sharp = self.sharpen(network, toned, told, made.degraded)
                 gains.append(_psnr(sharp, target) - _psnr(toned, target))
                 curve, _ = network.exposure(made.degraded)
                 shown = exposure.apply(curve, made.clean).clamp(0, 1)

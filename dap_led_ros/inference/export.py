@@ -44,7 +44,7 @@ from dap_led_ros.inference.enhancer import to_tensor
 from dap_led_ros.inference.fast_graph import ExposureFirstGraph, NanoGraph
 from dap_led_ros.inference.priors import build_prior
 from dap_led_ros.inference.refined import OnnxBase, Refined
-from dap_led_ros.models.dap_led import DapLed, DapLedConfig
+from dap_led_ros.models.dap_led import DapLed, DapLedConfig, preset_name
 from dap_led_ros.models.exposure_first import ExposureFirst
 from dap_led_ros.models.nano import Nano
 from dap_led_ros.models.refiner import Refiner, RefinerConfig
@@ -132,6 +132,7 @@ def untrained(preset: str) -> nn.Module:
     """
     # A refiner is nothing without a base.
     known = {n: c for n, c in checkpoint.PRESETS.items() if not isinstance(c, RefinerConfig)}
+    preset = preset_name(preset)
     if preset not in known:
         raise ValueError(f'no preset {preset!r}: use one of {", ".join(known)}')
     config = known[preset]
@@ -540,6 +541,23 @@ def _preset(config: object) -> str:
             if dataclasses.replace(preset, **changed) == config:
                 return name
     return 'custom'
+
+
+def presets_table() -> str:
+    """Each preset, its parameters, 1e9 MACs at 640x480, and the models that ship of it."""
+    shipped: dict[str, list[str]] = {}
+    for path in sorted(weights.FOLDER.glob('*.safetensors')):
+        network = innermost(checkpoint.load(path))
+        shipped.setdefault(_preset(network.config), []).append(path.stem)
+    lines = ['preset                parameters     GMAC  weights']
+    for name, config in checkpoint.PRESETS.items():
+        with torch.device('meta'):
+            network = checkpoint.create(config)
+        millions = sum(one.numel() for one in network.parameters()) / 1e6
+        gmac = gmac_per_megapixel(network) * 640 * 480 / 1e6
+        models = ', '.join(shipped.get(name, [])) or '-'
+        lines.append(f'{name:20}{millions:10.3f} M{gmac:9.2f}  {models}')
+    return '\n'.join(lines)
 
 
 def revision() -> str:

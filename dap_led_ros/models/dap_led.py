@@ -7,6 +7,7 @@ is a field of DapLedConfig each; README.md in this folder says why each default 
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 
 import torch
@@ -66,12 +67,21 @@ class DapLedConfig:
 
 _VIT_L = PriorConfig('clip', 'ViT-L-14-quickgelu', 'openai', dense_mode='maskclip')
 PRESETS: dict[str, DapLedConfig] = {
-    'paper': DapLedConfig(prior=_VIT_L),
-    'base': DapLedConfig(channels=32),
-    'small': DapLedConfig(channels=24, wide_level1=False, unshuffle=2),
-    'tiny': DapLedConfig(channels=8, blocks=(1, 1, 1, 1), heads=(1, 1, 2, 2)),
+    'dap-led-paper': DapLedConfig(prior=_VIT_L),
+    'dap-led-base': DapLedConfig(channels=32),
+    'dap-led-small': DapLedConfig(channels=24, wide_level1=False, unshuffle=2),
+    'dap-led-tiny': DapLedConfig(channels=8, blocks=(1, 1, 1, 1), heads=(1, 1, 2, 2)),
 }
-"""`paper` as published; `base` for one GPU; `small` for a CPU; `tiny` is for tests."""
+"""As published; for one GPU; for a CPU; for tests."""
+
+
+def preset_name(name: str) -> str:
+    """The name of a preset today; warns if `name` is that of release 0.1."""
+    today = f'dap-led-{name}'
+    if today not in PRESETS:
+        return name
+    warnings.warn(f'the preset {name!r} is {today!r} now', FutureWarning, stacklevel=2)
+    return today
 
 
 class LayerNorm(nn.LayerNorm):
