@@ -49,7 +49,7 @@ extras = {
     # NIQE, MUSIQ and NRQM. Its terms are non-commercial: nothing here needs it.
     'iqa': ['pyiqa>=0.1.10,<0.2'],
     'test': ['pytest>=7,<10', 'pyyaml>=6,<7'],
-    'lint': ['ruff>=0.6,<1'],
+    'lint': ['ruff>=0.6,<1', 'import-linter>=2.6,<3'],  # style; which way imports point
     # make docs: the standard theme; the API out of the docstrings; pages where their code is
     'docs': [
         'mkdocs>=1.6,<2',

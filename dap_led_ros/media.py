@@ -93,18 +93,6 @@ def write_image(path: Path, frame: np.ndarray) -> None:
     pictures.write(path, pictures.Picture(frame))
 
 
-def eight_bit(frame: np.ndarray) -> np.ndarray:
-    """uint8 as it is, uint16 rounded to uint8.
-
-    :raises ValueError: it is neither.
-    """
-    if frame.dtype == np.uint8:
-        return frame
-    if frame.dtype != np.uint16:
-        raise ValueError(f'a frame is uint8 or uint16, not {frame.dtype}')
-    return ((frame.astype(np.uint32) + 128) // 257).astype(np.uint8)
-
-
 class VideoFile:
     """A video of a steady rate, that appears under its name when it is complete.
 

@@ -48,6 +48,18 @@ _TURNS = {
 """What makes a frame upright, by EXIF's orientation."""
 
 
+def eight_bit(frame: np.ndarray) -> np.ndarray:
+    """uint8 as it is, uint16 rounded to uint8.
+
+    :raises ValueError: it is neither.
+    """
+    if frame.dtype == np.uint8:
+        return frame
+    if frame.dtype != np.uint16:
+        raise ValueError(f'a frame is uint8 or uint16, not {frame.dtype}')
+    return ((frame.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
 @dataclass
 class Picture:
     """A picture, upright, and what else its file says."""
@@ -106,8 +118,6 @@ def write(path: Path, picture: Picture) -> None:
 
     :raises ValueError: this format cannot be written here.
     """
-    from dap_led_ros.media import eight_bit
-
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise ValueError(f'{path} cannot be written: use one of {", ".join(SUFFIXES)}')

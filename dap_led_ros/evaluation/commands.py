@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import errno
 from pathlib import Path
 from typing import Any
+
+from dap_led_ros.evaluation.errors import clear
 
 
 def add_commands(commands: Any) -> None:
@@ -116,18 +117,3 @@ def _compare(options: argparse.Namespace) -> int:
         return compare.run(options)
     except OSError as error:
         raise OSError(clear(error)) from error
-
-
-def clear(error: OSError) -> str:
-    """One line of what the system says, and what to do about it."""
-    if error.errno is None:  # our own words
-        return str(error)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return (
-            'no space is left: free some and go on with --resume; bags that are packed are '
-            'unpacked in the folder that TMPDIR names'
-        )
-    where = error.filename or 'a file'
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f'{where} may not be read or written: change its permissions, or choose another'
-    return f'{where}: {error.strerror}'

@@ -134,7 +134,7 @@ def compare(
 
 def _changed(camera: Tally, count: int) -> np.ndarray:
     """Which of the first frames a run changed, (count,)."""
-    enhanced = camera['outcome'] == tally.OUTCOMES.index('enhanced')
+    enhanced = camera['outcome'] == verdict.OUTCOMES.index('enhanced')
     return (enhanced & ~verdict.unchanged_frames(camera))[:count]
 
 

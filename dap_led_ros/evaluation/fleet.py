@@ -25,7 +25,7 @@ from typing import Any
 from tqdm import tqdm
 
 from dap_led_ros.evaluation import measures, page, replay, report, requirements, segments
-from dap_led_ros.evaluation.commands import clear
+from dap_led_ros.evaluation.errors import clear
 from dap_led_ros.evaluation.measuring import Measuring, measure_run
 from dap_led_ros.evaluation.replay import Job
 from dap_led_ros.evaluation.video import write_videos

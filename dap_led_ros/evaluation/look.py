@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from dap_led_ros import image_codec, media
+from dap_led_ros import image_codec, media, pictures
 from dap_led_ros.evaluation import measures
 from dap_led_ros.inference.degradation import DegradationScorer
 from dap_led_ros.inference.enhancer import MIN_SIDE
@@ -156,7 +156,7 @@ def _look_at(row: Row, decoder: Any, time: int, data: bytes) -> bool:
         row.enhanced = f'no: {error}'
         return False
     row.encoding = getattr(message, 'encoding', '') or message.format
-    row.frames.append(media.eight_bit(frame))
+    row.frames.append(pictures.eight_bit(frame))
     row.times.append(time)
     return True
 
@@ -174,7 +174,7 @@ def _of_files(folder: Path) -> tuple[Row, list[str]]:
     for place in np.unique(np.linspace(0, len(found) - 1, min(FRAMES, len(found))).round()):
         picture = found[int(place)]
         try:
-            row.frames.append(media.eight_bit(media.read_image(picture)))
+            row.frames.append(pictures.eight_bit(media.read_image(picture)))
             row.encoding = picture.suffix.lower().strip('.')
         except ValueError as error:
             trouble.append(str(error))
@@ -183,7 +183,7 @@ def _of_files(folder: Path) -> tuple[Row, list[str]]:
 
 def _of_file(path: Path) -> tuple[Row, list[str]]:
     if path.suffix.lower() in media.IMAGE_SUFFIXES:
-        frame = media.eight_bit(media.read_image(path))
+        frame = pictures.eight_bit(media.read_image(path))
         return Row(path.name, 'picture', 1, encoding=path.suffix.lower()[1:], frames=[frame]), []
     capture = cv2.VideoCapture(str(path))
     try:

@@ -14,7 +14,8 @@ import numpy as np
 from dap_led_ros.evaluation import measures, measuring, verdict
 from dap_led_ros.evaluation.measuring import SIDES
 from dap_led_ros.evaluation.pairs import pairs
-from dap_led_ros.evaluation.tally import OUTCOMES, Tally
+from dap_led_ros.evaluation.tally import Tally
+from dap_led_ros.evaluation.verdict import OUTCOMES
 from dap_led_ros.evaluation.video import video_path
 
 SHEET, SCRUB, THUMBNAILS = 4, 24, 60

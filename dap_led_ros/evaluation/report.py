@@ -11,7 +11,8 @@ import numpy as np
 
 from dap_led_ros.evaluation import measures, no_reference, page, segments, tally, verdict
 from dap_led_ros.evaluation.measuring import SIDES
-from dap_led_ros.evaluation.tally import OUTCOMES, Tally
+from dap_led_ros.evaluation.tally import Tally
+from dap_led_ros.evaluation.verdict import OUTCOMES
 from dap_led_ros.evaluation.video import cost_path
 
 REASONS = 10

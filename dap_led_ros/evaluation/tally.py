@@ -16,8 +16,8 @@ import numpy as np
 
 from dap_led_ros.evaluation import measures, measuring, segments
 from dap_led_ros.evaluation.measuring import SIDES
+from dap_led_ros.evaluation.verdict import OUTCOMES
 
-OUTCOMES = ('enhanced', 'passed_through', 'refused')
 NUMBERS = (
     *('width', 'height', 'joint', *measures.PER_PAIR, 'weight'),
     *(f'{name}_{side}' for name in measures.PER_FRAME for side in SIDES),

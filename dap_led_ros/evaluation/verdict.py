@@ -13,6 +13,8 @@ import numpy as np
 
 from dap_led_ros.evaluation import measures
 
+OUTCOMES = ('enhanced', 'passed_through', 'refused')
+"""What became of a frame; a tally holds places in this list."""
 UNCHANGED = 0.5
 """Grey levels, mean absolute change, below which nobody sees a difference."""
 MATTERS = 10.0
@@ -91,8 +93,6 @@ def of_camera(camera: Any) -> dict[str, Any]:
 
     :param camera: its tally.Tally.
     """
-    from dap_led_ros.evaluation.tally import OUTCOMES
-
     outcome = camera['outcome']
     passed = outcome == OUTCOMES.index('passed_through')
     enhanced = outcome == OUTCOMES.index('enhanced')

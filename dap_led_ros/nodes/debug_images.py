@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from dap_led_ros.media import eight_bit
+from dap_led_ros.pictures import eight_bit
 
 
 def side_by_side(frame: np.ndarray, enhanced: np.ndarray) -> np.ndarray:

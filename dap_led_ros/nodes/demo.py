@@ -26,7 +26,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image
 from tqdm import tqdm
 
-from dap_led_ros import image_codec, media, sample
+from dap_led_ros import image_codec, media, pictures, sample
 from dap_led_ros.nodes import environment
 
 NAMESPACE = 'dap_led_demo'
@@ -160,7 +160,7 @@ def _load(options: argparse.Namespace) -> tuple[list[Shot], float, str]:
     source = media.open_source(options.input, options.topic)
     shots, size = [], 0
     for frame in itertools.islice(source.frames, options.frames):
-        shots.append(Shot(media.eight_bit(frame), None))
+        shots.append(Shot(pictures.eight_bit(frame), None))
         size += frame.nbytes
         if size > MEMORY:
             break

@@ -26,7 +26,7 @@ except ImportError:  # Humble
 
 from dap_led_ros import image_codec
 from dap_led_ros.detection import Detections, Detector, draw
-from dap_led_ros.media import eight_bit
+from dap_led_ros.pictures import eight_bit
 
 LOG_PERIOD = 60.0  # seconds between log lines of the same kind of trouble
 PATIENCE = 10.0  # seconds to wait for the last frame

@@ -19,7 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dap_led_ros.media import IMAGE_SUFFIXES, eight_bit, read_image
+from dap_led_ros.media import IMAGE_SUFFIXES, read_image
+from dap_led_ros.pictures import eight_bit
 from dap_led_training.data.batches import Stage
 
 VARIANTS = ('low_blur_noise', 'low_blur', 'low_sharp')

@@ -7,7 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from dap_led_ros.media import IMAGE_SUFFIXES, eight_bit, read_image
+from dap_led_ros.media import IMAGE_SUFFIXES, read_image
+from dap_led_ros.pictures import eight_bit
 from dap_led_training.data.batches import Stage
 from dap_led_training.degradation.night_blur import NightBlurConfig, degrade, margin
 
