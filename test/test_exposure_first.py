@@ -5,16 +5,22 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import cv2
 import numpy as np
+import onnxruntime
 import pytest
 
 torch = pytest.importorskip('torch', reason="no torch: pip install 'dap_led_ros[train]'")
 pytest.importorskip('lightning_fabric', reason="no fabric: pip install 'dap_led_ros[train]'")
 
+import onnx
 import yaml
 from conftest import cut
 
-from dap_led_ros.inference import Enhancer, checkpoint, export
+from dap_led_ros import sample
+from dap_led_ros.inference import Enhancer, checkpoint, export, weights
+from dap_led_ros.inference.enhancer import to_tensor
+from dap_led_ros.inference.fast_graph import ExposureFirstGraph
 from dap_led_ros.inference.priors import build_prior
 from dap_led_ros.models import dap_led, exposure
 from dap_led_ros.models.dap_led import DapLed
@@ -167,6 +173,41 @@ def test_export_and_its_parity(tmp_path, precision, frames):
     frame = (np.random.default_rng(0).random((37, 53, 3)) * 40).astype(np.uint8)
     enhanced = Enhancer.load(str(path)).enhance(frame).frame
     assert enhanced.shape == frame.shape and enhanced.mean() > frame.mean() + 20
+
+
+@pytest.mark.parametrize('int8', [False, True])
+def test_the_graph_is_the_network(night, int8):
+    network = checkpoint.load(weights.checkpoint('exposure-first'))
+    graph = ExposureFirstGraph(network, int8=int8).eval()
+    names = {'stem.weight', 'encoder4.0.conv1.weight', 'up4.weight', 'head.bias'}
+    assert names <= set(graph.state_dict())
+    pair = torch.from_numpy(np.concatenate([to_tensor(frame) for frame in night]))
+    for height, width in ((37, 51), (120, 160)):
+        frames = torch.nn.functional.interpolate(pair, (height, width), mode='area')
+        with torch.inference_mode():
+            expected = network(frames)
+            torch.testing.assert_close(graph(frames), expected, atol=1e-5, rtol=0)
+        assert (expected - frames).abs().max() > 0.1
+
+
+def test_int8_is_left_where_the_picture_is_added_up(tmp_path):
+    """No sum, and no shuffle of features, between the first and the last layer in int8."""
+    frames = [camera for camera, _ in sample.night_sequence(3)]
+    network = checkpoint.load(weights.checkpoint('exposure-first'))
+    export.export(network, tmp_path / 'int8.onnx', 'int8', calibration=frames)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / 'optimized.onnx')
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(str(tmp_path / 'int8.onnx'), options)
+    run = [node.op_type for node in onnx.load(tmp_path / 'optimized.onnx').graph.node]
+    inside = run[run.index('QLinearConv') : len(run) - run[::-1].index('QLinearConv')]
+    sums = sum(network.config.encoder_blocks) + sum(network.config.decoder_blocks) + 2
+    assert inside.count('QLinearAdd') >= sums - 2  # the last one is read in float, one is told
+    assert inside.count('Transpose') <= 3
+    full = Enhancer.load(str(weights.find('exposure-first')))
+    small = Enhancer.load(str(tmp_path / 'int8.onnx'))
+    one, other = (enhancer.network(frames[1])[0] for enhancer in (full, small))
+    assert cv2.PSNR(one, other) > 32
 
 
 def test_a_checkpoint_keeps_the_function(tmp_path):

@@ -32,7 +32,7 @@ import onnx
 import onnxruntime
 import onnxscript
 import torch
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto
 from torch import Tensor, nn
 from torch.export import Dim
 from torch.utils.flop_counter import FlopCounterMode
@@ -65,8 +65,10 @@ PRECISIONS = ('fp32', 'fp16', 'int8')
 _ANY = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
 INT8_LAYERS = ('encoder', 'down')
 """Of nano: what looks at the frame. What makes the enhanced one needs more than 8 bits."""
-INT8_LAYERS_BEHIND_EXPOSURE = ('encoder', 'down', 'decoder')
+INT8_LAYERS_BEHIND_EXPOSURE = ('encoder', 'down', 'decoder', 'up8', 'up4')
 """Of exposure-first, which adds what it makes to a frame that is bright already."""
+INT8_BETWEEN = ('Relu', 'Add', 'Transpose', 'Reshape')
+"""Operations that stay in int8 between its layers."""
 INT8_PERCENTILE = 99.99
 """Of the values of a layer on the calibration frames: what lies beyond is clipped. With steps wide
 enough for the largest of all, the small values of dark frames would be rounded away."""
@@ -284,7 +286,8 @@ def _exportable(module: nn.Module, precision: str) -> nn.Module:
         module = NanoGraph(module).eval()
     if isinstance(module, ExposureFirst):
         # A copy: in fp16 the layers themselves would change.
-        return ExposureFirstGraph(copy.deepcopy(module), half=precision == 'fp16').eval()
+        half, int8 = precision == 'fp16', precision == 'int8'
+        return ExposureFirstGraph(copy.deepcopy(module), half, int8).eval()
     if isinstance(module, Heatmap) and isinstance(module.prior, DistilledPrior):
         changed = copy.copy(module)
         changed._modules = {'prior': AreaByMatrices(module.prior)}
@@ -444,9 +447,7 @@ def quantized(
     taken = [n for n in core.graph.node if any(i.startswith(layers) for i in n.input)]
     if not taken:
         raise ValueError('int8 is for nano: the transformer loses too much and gains no speed')
-    # With its ReLU a convolution has one rounding, and that of the positive range.
-    ends = {output for node in taken for output in node.output}
-    taken += [n for n in core.graph.node if n.op_type == 'Relu' and n.input[0] in ends]
+    taken += _between(core, taken)
     frames = [to_tensor(frame) for frame in calibration]
     if not frames:
         raise ValueError('int8 needs night frames to calibrate on: give --calibrate FOLDER')
@@ -464,7 +465,7 @@ def quantized(
             part,
             Frames(),
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=['Conv', 'Relu'],
+            op_types_to_quantize=['Conv', *INT8_BETWEEN],
             nodes_to_quantize=[node.name for node in taken],
             per_channel=True,
             activation_type=QuantType.QUInt8,
@@ -474,6 +475,23 @@ def quantized(
             extra_options={'CalibPercentile': INT8_PERCENTILE},
         )
     return onnx.load(part)
+
+
+def _between(core: ModelProto, taken: list[NodeProto]) -> list[NodeProto]:
+    """What takes its values from quantised nodes alone, and would else lead out of int8 and back.
+
+    With its ReLU a convolution has one rounding, and that of the positive range.
+    """
+    fixed = {one.name for one in core.graph.initializer}
+    ends = {output for node in taken for output in node.output}
+    found = []
+    for node in core.graph.node:
+        given = node.input[:1] if node.op_type in ('Transpose', 'Reshape') else node.input
+        inside = all(name in ends for name in given) and not fixed.intersection(given)
+        if node.op_type in INT8_BETWEEN and inside:
+            found.append(node)
+            ends.update(node.output)
+    return found
 
 
 def metadata(network: nn.Module, precision: str, frames: bool) -> dict[str, str]:

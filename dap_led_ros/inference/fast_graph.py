@@ -6,6 +6,8 @@ README.md in this folder has what each change brought.
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -31,7 +33,7 @@ class NanoGraph(nn.Module):
         self.up4, self.add4 = Grow(network.up4), _add(network.up4)
         self.up2, self.add2 = Grow(network.up2), _add(network.up2)
         self.decoder8, self.decoder4 = network.decoder8, network.decoder4
-        self.decoder2, self.head = network.decoder2, network.head
+        self.decoder2, self.head = network.decoder2, Head(network.head)
 
     def forward(self, frame: Tensor) -> Tensor:
         """Enhance (B, 3, H, W) in [0, 1]; see Nano.enhance_and_gate()."""
@@ -43,30 +45,35 @@ class NanoGraph(nn.Module):
         x8 = self.decoder8(self.add8(self.up8(x16)) + x8)
         x4 = self.decoder4(self.add4(self.up4(x8)) + x4)
         x2 = functional.relu(self.add2(self.up2(x4)) + self.detail(frame))
-        gain, residual = self.head(self.decoder2(x2)).split((3, 12), dim=1)
+        gain, residual = self.head(self.decoder2(x2))
         opening = torch.sigmoid(self.config.gate_slope * (gate - self.config.gate_threshold))
         # One pass over what is small, and not several over the frame.
         gain = functional.interpolate(1 + opening * gain, scale_factor=2.0, mode='nearest')
-        enhanced = frame * gain + functional.pixel_shuffle(opening * residual, 2)
-        return enhanced[..., :height, :width]
+        return _cut(frame * gain + opening * residual, height, width)
 
 
 class ExposureFirstGraph(nn.Module):
     """An ExposureFirst to export; its parameters keep their names.
 
     :param half: convolutions in fp16; the light stays in fp32, for the dark needs its last bits.
+    :param int8: all between the first convolution and the growing to 1/2 is to be quantised.
     """
 
-    def __init__(self, network: ExposureFirst, half: bool = False) -> None:
+    def __init__(self, network: ExposureFirst, half: bool = False, int8: bool = False) -> None:
         super().__init__()
         self.config = network.config
         self.stem, self.detail = _on_frame(network.stem), _on_frame(network.detail)
         kept = ('exposure', 'told', 'encoder4', 'down8', 'encoder8', 'down16', 'encoder16', 'gate')
-        for name in (*kept, 'decoder8', 'decoder4', 'head'):
+        for name in (*kept, 'decoder8', 'decoder4'):
             setattr(self, name, getattr(network, name))
-        self.up8, self.add8 = Grow(network.up8), _add(network.up8)
-        self.up4, self.add4 = Grow(network.up4), _add(network.up4)
-        self.up2, self.add2 = Grow(network.up2), _add(network.up2)
+        self.up8, self.up4, self.up2 = Grow(network.up8), Grow(network.up4), Grow(network.up2)
+        if int8:  # with features last from its first layer on
+            first = ('first', _same(network.config.widths[0]))
+            self.encoder4 = nn.Sequential(OrderedDict([first, *self.encoder4.named_children()]))
+        self.add8 = nn.Identity() if int8 else _add(network.up8)
+        self.add4 = nn.Identity() if int8 else _add(network.up4)
+        self.add2 = _add(network.up2)
+        self.head = Head(network.head)
         if half:
             for name, child in self.named_children():
                 if name != 'exposure':
@@ -76,7 +83,7 @@ class ExposureFirstGraph(nn.Module):
         """Enhance (B, 3, H, W) in [0, 1]; see ExposureFirst.forward()."""
         height, width = frame.shape[-2:]
         frame = exposure_first.pad(frame)
-        curve, told = self.exposure(frame)
+        curve, told = self.exposure(frame, _cell_means)
         toned = exposure.apply(curve, frame)
 
         kind = self.stem.weight.dtype
@@ -86,12 +93,36 @@ class ExposureFirstGraph(nn.Module):
         x4 = self.decoder4(self.add4(self.up4(x8)) + x4)
         x2 = functional.relu(self.add2(self.up2(x4)) + self.detail(seen))
         opening = torch.sigmoid(self.config.gate_slope * gate.float()).view(-1, 1, 1, 1)
-        back, residual = self.head(x2).float().split((3, 12), dim=1)
+        back, residual = (part.float() for part in self.head(x2))
         # One pass over what is small, and not several over the frame.
         kept = functional.interpolate(opening * (1 + back), scale_factor=2.0, mode='nearest')
-        residual = functional.pixel_shuffle(opening * residual, 2)
-        enhanced = frame * (1 - opening) + toned * kept + residual
-        return enhanced[..., :height, :width]
+        enhanced = frame * (1 - opening) + toned * kept + opening * residual
+        return _cut(enhanced, height, width)
+
+
+class Head(nn.Module):
+    """The last convolution, and the pixel shuffle of its last 12 features.
+
+    ONNX Runtime has blocks of 16 features, and leaves them three times faster where they are full:
+    so there is a sixteenth feature, which nothing reads.
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        # Of colour, row and column of a 2x2 cell: all of its left column first.
+        order = [*range(3, 15, 2), *range(4, 15, 2), 0, 1, 2, 0]
+        self.weight = nn.Parameter(conv.weight[order], False)
+        self.bias = nn.Parameter(conv.bias[order], False)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, H, W) to its first 3 features (B, 3, H, W), and the rest (B, 3, 2 H, 2 W)."""
+        x = functional.conv2d(x, self.weight, self.bias, padding=1)
+        batch, _, height, width = x.shape
+        cells, first, _ = x.split((12, 3, 1), dim=1)
+        # The shuffle in two steps, columns and rows; the second moves whole rows.
+        columns = cells.reshape(batch, 2, 6 * height * width).transpose(1, 2)
+        rows = columns.reshape(batch, 3, 2, height, 2 * width).transpose(2, 3)
+        return first, rows.reshape(batch, 3, 2 * height, 2 * width)
 
 
 class Grow(nn.Module):
@@ -129,7 +160,23 @@ def _add(grow: nn.Conv2d) -> nn.Conv2d:
     terms comes from a convolution, which a pixel shuffle is not; nor did the sums behind it, in
     the residual blocks, stay in that layout.
     """
-    width = grow.out_channels // 4
+    return _same(grow.out_channels // 4)
+
+
+def _same(width: int) -> nn.Conv2d:
+    """A 1x1 convolution that changes nothing: what follows finds the layout of convolutions."""
     same = nn.Conv2d(width, width, 1, bias=False)
     same.weight = nn.Parameter(torch.eye(width)[:, :, None, None], False)
     return same
+
+
+def _cell_means(values: Tensor) -> Tensor:
+    """As exposure.cell_means(); ONNX Runtime convolves six times faster than it pools."""
+    channels, side = values.shape[1], exposure.CELL
+    kernel = torch.eye(channels).view(channels, channels, 1, 1).expand(-1, -1, side, side)
+    return functional.conv2d(values, kernel / side**2, stride=side)
+
+
+def _cut(enhanced: Tensor, height: int, width: int) -> Tensor:
+    """What pad() put around a frame taken off again: both sides in one pass."""
+    return functional.pad(enhanced, (0, width - enhanced.shape[3], 0, height - enhanced.shape[2]))

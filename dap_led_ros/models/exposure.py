@@ -13,12 +13,13 @@ for the share of black, which is what it is): how the light spreads around it, h
 change with brightness, how the frame ends at black. Light far above white is rolled off.
 
 The curve is one function of the pixel's value (see ToneCurve). On sRGB, the transfer function of
-IEC 61966-2-1, it costs two logarithms and one exponential a value.
+IEC 61966-2-1, it costs one logarithm and one exponential a value.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -36,9 +37,11 @@ KNEE = 0.8
 CELL = 4
 """Pixels: the statistics are taken of means over such cells."""
 STATISTICS = 26
+Means = Callable[[Tensor], Tensor]
 _TOE = 0.04045
 _LEAST = 2e-5
 _LOG_BLACK = math.log(_LEAST / 12.92)
+_LOG_TOE = 2.4 * math.log((_TOE + SRGB_BLACK) / 1.055)
 _LUMA = (0.2126, 0.7152, 0.0722)
 _STOPS = tuple(range(-8, 6))
 """Edges of the histogram, in stops from the geometric mean."""
@@ -66,15 +69,17 @@ class ToneCurve(NamedTuple):
 
 def log_light(values: Tensor) -> Tensor:
     """Natural logarithm of the linear light of sRGB values in [0, 1]; black is -13."""
-    # One logarithm for each of the two pieces of sRGB; outside its piece each is constant.
-    toe = torch.log(values.clamp(_LEAST, _TOE))
-    rest = torch.log(values.clamp(min=_TOE) + 0.055)
-    return (
-        toe
-        + 2.4 * rest
-        - (math.log(_TOE) - math.log(((_TOE + 0.055) / 1.055) ** 2.4))
-        - (2.4 * math.log(_TOE + 0.055))
-    )
+    return _LOG_TOE + functional.leaky_relu(_curved(values), 1 / 2.4) * 2.4
+
+
+def _curved(values: Tensor) -> Tensor:
+    """Natural logarithm of values in units of the toe, so that sRGB's two pieces meet at 0.
+
+    Below 0 it is that of linear light, above it 1 / 2.4 of that: one logarithm for both pieces.
+    """
+    values = values.clamp(min=_LEAST)
+    rest = values * (1 / (_TOE + SRGB_BLACK)) + SRGB_BLACK / (_TOE + SRGB_BLACK)
+    return torch.log(torch.minimum(values * (1 / _TOE), rest))
 
 
 def apply(curve: ToneCurve, frame: Tensor) -> Tensor:
@@ -83,11 +88,18 @@ def apply(curve: ToneCurve, frame: Tensor) -> Tensor:
     :returns: about 0 to 1. Black is a little below 0, and single pixels that are brighter than
         the brightest cell lie above 1.
     """
-    shown = 1.055 * torch.exp(curve.contrast * log_light(frame) + curve.exposure) - curve.black
-    above = functional.relu(shown - KNEE)
+    # Each line is one pass over the frame: what is the same for all pixels is worked out before.
+    power = functional.leaky_relu(_curved(frame), 1 / 2.4) * (2.4 * curve.contrast)
+    shown = torch.exp(power + (curve.contrast * _LOG_TOE + curve.exposure + math.log(1.055)))
     # Slope 1 at the knee; `white` becomes 1. With white at 1 nothing changes.
     bend = 1 / (1 - KNEE) - 1 / (curve.white - KNEE)
-    return shown - above + above / (1 + bend * above)
+    from_knee = shown - (curve.black + KNEE)
+    return from_knee / (from_knee * bend + 1).clamp(min=1) + KNEE
+
+
+def cell_means(values: Tensor) -> Tensor:
+    """(B, C, H, W) to the means of its cells, (B, C, H // CELL, W // CELL)."""
+    return functional.avg_pool2d(values, CELL)
 
 
 class Exposure(nn.Module):
@@ -104,12 +116,13 @@ class Exposure(nn.Module):
         nn.init.zeros_(self.head[-1].weight)
         nn.init.zeros_(self.head[-1].bias)
 
-    def forward(self, frame: Tensor) -> tuple[ToneCurve, Tensor]:
+    def forward(self, frame: Tensor, means: Means = cell_means) -> tuple[ToneCurve, Tensor]:
         """The curve of (B, 3, H, W) in [0, 1], and what a network may be told of it (B, 3).
 
+        :param means: cell_means(), or what gives the same.
         :raises RuntimeError: H or W is less than CELL.
         """
-        found, log_mean, brightest = statistics(frame)
+        found, log_mean, brightest = statistics(frame, means)
         answer = self.head((found - self.centre) / self.scale)
         return self.curve(*self.numbers(answer), log_mean, brightest)
 
@@ -143,13 +156,14 @@ class Exposure(nn.Module):
         return ToneCurve(*fields), told
 
 
-def statistics(frame: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def statistics(frame: Tensor, means: Means = cell_means) -> tuple[Tensor, Tensor, Tensor]:
     """What the head sees of (B, 3, H, W) in [0, 1].
 
+    :param means: cell_means(), or what gives the same.
     :returns: the statistics (B, STATISTICS); the natural logarithm of the geometric mean of
         luminance (B,); that of the brightest light of a cell, of whatever colour (B,).
     """
-    cells = functional.avg_pool2d(frame, CELL)
+    cells = means(frame)
     light = torch.exp(log_light(cells))
     luma = sum(weight * light[:, i : i + 1] for i, weight in enumerate(_LUMA))
     logs = torch.log(luma + _FLOOR * luma.mean((1, 2, 3), keepdim=True) + 1e-7)
@@ -163,7 +177,7 @@ def statistics(frame: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     green = frame[:, 1:2]
     # In units of the display value of the mean, so that dark frames have as much grain as bright.
     unit = torch.exp(-2 * SRGB_CONTRAST * log_mean)
-    variance = (functional.avg_pool2d(green * green, CELL) - cells[:, 1:2] ** 2) * unit
+    variance = (means(green * green) - cells[:, 1:2] ** 2) * unit
     grain = torch.log2(
         (variance.clamp(min=0) + 1e-6).sqrt() / (cells[:, 1:2] * unit.sqrt() + 0.02)
     )
