@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -15,7 +17,7 @@ pytest.importorskip('lightning_fabric')
 from dap_led_ros import sample
 from dap_led_ros.inference import Enhancer, weights
 from dap_led_ros.media import VideoFile, read_image
-from dap_led_training import detection_f1, ladder, sheet, stream
+from dap_led_training import configuration, detection_f1, ladder, sheet, stream
 
 PHOTOGRAPH = Path(sample.__file__).parent / 'garage.jpg'
 DETECTOR = Path(__file__).parents[2] / 'shared' / 'models' / 'yolov8n_int8.onnx'
@@ -183,3 +185,17 @@ def test_int8_is_calibrated_and_measured(tmp_path):
     worse = {**full, 'milliseconds': 0, 'lamps': full['lamps'] - 0.3}
     assert not quantize.ship(worse, full)
     assert quantize.table(measured).splitlines()[1].startswith('float')
+
+
+def test_every_command_tells_in_one_line_what_its_user_can_mend(tmp_path):
+    for path in sorted(Path(configuration.__file__).parent.glob('*.py')):
+        text = path.read_text()
+        if "__name__ == '__main__'" in text:
+            assert text.rstrip().endswith(('configuration.run(main)', 'sys.exit(main())')), path
+    command = [sys.executable, '-m', 'dap_led_training.sheet', str(tmp_path / 'sheet.jpg')]
+    done = subprocess.run(
+        [*command, 'nano', '--real', str(tmp_path)], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    said = f'error: {tmp_path} has no pictures: give videos by their paths'
+    assert done.stderr.splitlines()[-1] == said and 'Traceback' not in done.stderr

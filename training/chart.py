@@ -30,7 +30,7 @@ import numpy as np
 
 from dap_led_ros.media import write_image
 from dap_led_ros.photometry import average_over_path, linear_to_srgb, srgb_to_linear, to_uint8
-from dap_led_training import metrics
+from dap_led_training import configuration, metrics
 from dap_led_training.methods import Method, load_methods
 from dap_led_training.tables import aligned
 
@@ -262,4 +262,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    configuration.run(main)

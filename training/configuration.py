@@ -54,7 +54,7 @@ def run(main: Callable[[], None]) -> None:
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(f'error: {error}')
     except KeyboardInterrupt:
-        sys.exit('interrupted; the same command goes on from the last checkpoint')
+        sys.exit('interrupted; a training goes on from its last checkpoint by the same command')
 
 
 def build(values: Any, kind: Any, where: str) -> Any:

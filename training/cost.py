@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dap_led_ros.inference import checkpoint
 from dap_led_ros.models.dap_led import DapLedConfig
 from dap_led_ros.models.refiner import RefinerConfig
+from dap_led_training import configuration
 
 SIZES = ((256, 256), (640, 480), (1280, 720))
 """Width and height."""
@@ -90,4 +91,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    configuration.run(main)

@@ -399,4 +399,4 @@ def sizes_kept(methods: dict[str, Method], photograph: Path) -> str:
 
 
 if __name__ == '__main__':
-    main()
+    configuration.run(main)

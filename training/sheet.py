@@ -53,7 +53,10 @@ def real_frames(paths: list[Path], count: int) -> list[tuple[str, np.ndarray]]:
     frames = []
     for path in paths:
         if path.is_dir():
-            chosen = choose(find_images(path), count)
+            found = find_images(path)
+            if not found:
+                raise ValueError(f'{path} has no pictures: give videos by their paths')
+            chosen = choose(found, count)
             frames += [(picture.name, read_rgb(picture)) for picture in chosen]
             continue
         source = open_source(path)
@@ -134,4 +137,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    configuration.run(main)

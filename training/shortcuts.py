@@ -30,6 +30,7 @@ from dap_led_ros.inference import Enhancer, checkpoint, weights
 from dap_led_ros.inference.enhancer import MIN_TILE
 from dap_led_ros.inference.heatmaps import Heatmaps
 from dap_led_ros.model_commands import size
+from dap_led_training import configuration
 
 Shortcut = Callable[[np.ndarray], np.ndarray]
 
@@ -149,4 +150,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    configuration.run(main)

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import onnx
 
+from dap_led_training import configuration
+
 GRAPH = """
 <ir_version: 8, opset_import: ["" : 17]>
 tone_curve (float[N, 3, rows, columns] picture) => (float[N, 3, rows, columns] result)
@@ -56,4 +58,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    configuration.run(main)

@@ -30,7 +30,7 @@ SRGB_CONTRAST, SRGB_BLACK = 1 / 2.4, 0.055
 LEVEL = 0.41
 """The default level: the median over sharp photographs of normal light."""
 LEVELS = (0.12, 0.75)
-CONTRASTS = (0.13, 0.5)
+CONTRASTS = (0.2, 0.5)
 """Ranges of what the head may answer."""
 KNEE = 0.8
 """Display value above which light that would exceed white is rolled off."""
