@@ -81,6 +81,8 @@ def _export(options: argparse.Namespace) -> int:
     for path in written:
         if path.exists() and not options.overwrite:
             raise ValueError(f'{path} exists: choose another OUT or add --overwrite')
+    if options.history and options.frames:
+        raise ValueError('--frames takes single frames: leave out --history')
     if options.calibrate and options.precision != 'int8':
         raise ValueError('--calibrate is for --precision int8')
     if options.precision == 'int8' and not options.calibrate:

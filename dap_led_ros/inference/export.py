@@ -218,6 +218,20 @@ def remembers(network: nn.Module) -> bool:
     return isinstance(network, ExposureFirst) and network.config.history
 
 
+def remembering(network: nn.Module) -> ExposureFirst:
+    """The same network behind the mean of a frame and its past, as it is before it is trained so.
+
+    :raises ValueError: it is another network than ExposureFirst.
+    """
+    if not isinstance(network, ExposureFirst):
+        raise ValueError('only exposure-first takes a history: export it without --history')
+    if network.config.history:
+        return network
+    more = ExposureFirst(dataclasses.replace(network.config, history=True))
+    more.load_state_dict(network.state_dict(), strict=False)
+    return more.eval().requires_grad_(False)
+
+
 def forgetful(network: ExposureFirst) -> ExposureFirst:
     """The same network for single frames."""
     alone = ExposureFirst(dataclasses.replace(network.config, history=False))
@@ -639,6 +653,8 @@ def run(options: argparse.Namespace) -> int:
     else:
         network = checkpoint.load(weights.checkpoint(options.model))
         terms = options.terms
+    if options.history:
+        network = remembering(network)
     if options.output.suffix == '.safetensors':
         inner, prior = network, None
         if isinstance(network, Guided):
