@@ -16,6 +16,11 @@ def add_commands(commands: Any) -> None:
         '--frames', action='store_true', help='uint8 (B, H, W, 3) in and out, with a strength'
     )
     export.add_argument(
+        '--history',
+        action='store_true',
+        help='of exposure-first: take what a stream has seen before, though not trained to',
+    )
+    export.add_argument(
         '--prior',
         choices=('folded', 'second'),
         default='folded',
