@@ -7,7 +7,7 @@ import hashlib
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,12 @@ def add_command(commands: Any) -> None:
     add('--overwrite', action='store_true', help='replace files that exist')
     add('--recursive', action='store_true', help='of a folder: the folders in it, too')
     add('--resume', action='store_true', help='go on where an interrupted run has stopped')
+    add(
+        '--temporal',
+        action=argparse.BooleanOptionalAction,
+        help='let what came before into a frame, of models that take it; default: of a video. '
+        'Of a folder: its pictures, by name, are frames of one camera',
+    )
     enhance.set_defaults(run=run)
 
 
@@ -65,15 +71,26 @@ def _picture(options: argparse.Namespace, source: Path, output: Path) -> int:
     from dap_led_ros.inference import Enhancer
 
     _may_write(source, output, options.overwrite)
-    _enhance_picture(Enhancer.load(options.model, options.device), source, output)
+    enhancer = Enhancer.load(options.model, options.device)
+    _enhance_picture(_frame_by_frame(enhancer, False), source, output)
     return 0
 
 
-def _enhance_picture(enhancer: Any, source: Path, output: Path) -> None:
+def _frame_by_frame(enhancer: Any, temporal: bool) -> Callable[[Any], Any]:
+    """What enhances a frame, each alone or as the next one of a camera."""
+    if not (temporal and enhancer.remembers):
+        return lambda frame: enhancer.enhance(frame).frame
+    from dap_led_ros.inference.stream import StreamSettings
+
+    stream = enhancer.stream(StreamSettings('always'))
+    return lambda frame: stream.enhance(frame).frame
+
+
+def _enhance_picture(enhance: Callable[[Any], Any], source: Path, output: Path) -> None:
     from dap_led_ros import pictures
 
     picture = pictures.read(source)
-    picture.frame = enhancer.enhance(picture.frame).frame
+    picture.frame = enhance(picture.frame)
     pictures.write(output, picture)
 
 
@@ -92,12 +109,13 @@ def _folder(options: argparse.Namespace, stopped: threading.Event) -> int:
     for picture in (of for of in found if of not in there):
         _may_write(picture, outputs[picture], options.overwrite)
     enhancer = Enhancer.load(options.model, options.device)
+    enhance = _frame_by_frame(enhancer, bool(options.temporal))
     failed = done = 0
     for picture in tqdm([of for of in found if of not in there], unit='picture'):
         if stopped.is_set():
             break
         try:
-            _enhance_picture(enhancer, picture, outputs[picture])
+            _enhance_picture(enhance, picture, outputs[picture])
             done += 1
         except ValueError as error:
             failed += 1
@@ -155,17 +173,24 @@ def _video(
     """Enhance a video frame by frame; its times and its sound are kept."""
     from dap_led_ros import video_file
     from dap_led_ros.inference import Enhancer
+    from dap_led_ros.inference.stream import WARM_UP
 
     if output.exists() and output.resolve() == source.resolve():
         raise ValueError(f'{output} is the input: choose another OUTPUT')
     enhancer = Enhancer.load(options.model, options.device)
     digest = hashlib.sha256(f'{source.name} {source.stat().st_size}'.encode()).hexdigest()[:12]
-    label = f'dap-led enhance --model {enhancer.model} of {digest}'
-
-    def enhance(frame: Any) -> Any:
-        return enhancer.enhance(frame).frame
-
-    runs = video_file.enhance_video(source, output, enhance, label, options.resume, stopped)
+    temporal = options.temporal is not False and enhancer.remembers
+    how = ' --temporal' if temporal else ''
+    label = f'dap-led enhance --model {enhancer.model}{how} of {digest}'
+    runs = video_file.enhance_video(
+        source,
+        output,
+        _frame_by_frame(enhancer, temporal),
+        label,
+        options.resume,
+        stopped,
+        WARM_UP if temporal else 0,
+    )
     with tqdm(unit='frame') as bar:
         for done in runs:
             bar.total = done.expected or None
@@ -195,8 +220,9 @@ def _plain_video(
             file=sys.stderr,
         )
         enhancer = Enhancer.load(options.model, options.device)
+        enhance = _frame_by_frame(enhancer, options.temporal is not False)
         for frame in tqdm(opened.frames, total=opened.count, unit='frame'):
-            video.write(enhancer.enhance(frame).frame)
+            video.write(enhance(frame))
             frames += 1
             if stopped.is_set():
                 break

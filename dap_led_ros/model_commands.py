@@ -16,6 +16,11 @@ def add_commands(commands: Any) -> None:
         '--frames', action='store_true', help='uint8 (B, H, W, 3) in and out, with a strength'
     )
     export.add_argument(
+        '--history',
+        action='store_true',
+        help='of exposure-first: take what a stream has seen before, though not trained to',
+    )
+    export.add_argument(
         '--prior',
         choices=('folded', 'second'),
         default='folded',
@@ -84,6 +89,8 @@ def _export(options: argparse.Namespace) -> int:
     for path in written:
         if path.exists() and not options.overwrite:
             raise ValueError(f'{path} exists: choose another OUT or add --overwrite')
+    if options.history and options.frames:
+        raise ValueError('--frames takes single frames: leave out --history')
     if options.calibrate and options.precision != 'int8':
         raise ValueError('--calibrate is for --precision int8')
     if options.precision == 'int8' and not options.calibrate:

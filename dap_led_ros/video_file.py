@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -140,6 +141,7 @@ def enhance_video(
     label: str,
     resume: bool,
     stopped: threading.Event,
+    warm_up: int = 0,
 ) -> Iterator[Done]:
     """Write a video anew, frame by frame; yields after each one, the same object.
 
@@ -147,6 +149,7 @@ def enhance_video(
 
     :param enhance: (H, W, 3) RGB uint8 to the same.
     :param label: what makes the frames what they are; of an earlier run it must be the same.
+    :param warm_up: frames of an earlier run that `enhance` sees again, for what it remembers.
     :raises ValueError: no video, or OUTPUT is of another run.
     """
     import av
@@ -159,6 +162,7 @@ def enhance_video(
             given = stack.enter_context(_open(source))
             video = given.streams.video[0]
             video.thread_type = 'AUTO'
+            before: deque[np.ndarray] = deque(maxlen=warm_up)
             earlier = _earlier(stack, output, label) if resume and output.exists() else iter(())
             target = stack.enter_context(create(part, label))
             rate = video.average_rate or Fraction(25)
@@ -175,7 +179,10 @@ def enhance_video(
                     done.last = float(picture.pts * video.time_base)
                 if (copied := next(earlier, None)) is not None:
                     writer.copy(copied)
+                    before.append(frame)
                 else:
+                    while before:
+                        enhance(before.popleft())
                     writer.write(enhance(frame), picture.pts)
                 yield done
                 if stopped.is_set():

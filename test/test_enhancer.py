@@ -122,7 +122,7 @@ def test_a_model_of_another_kind_is_said_so(tmp_path):
 def test_a_model_that_changes_the_size_is_refused(night):
     class Doubling:
         provider = 'none'
-        takes_frames = guided = False
+        takes_frames = guided = remembers = False
 
         def run(self, frames, heatmap=None):
             return frames.repeat(2, axis=2)

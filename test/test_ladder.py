@@ -62,12 +62,12 @@ def test_steadiness_is_measured_against_a_gain(night):
     class Gain:
         """Brightens and does nothing else: flicker is 1 by definition."""
 
-        guided = False
+        guided = remembers = False
 
         def score(self, frame):
             return {'low_light': 1.0}
 
-        def network(self, frame, heatmap=None):
+        def network(self, frame, heatmap=None, past=None):
             return cv2.convertScaleAbs(frame, alpha=3.0), {}
 
     def video():

@@ -130,13 +130,14 @@ def measure_gate(enhancer: Enhancer, cases: dict[str, list[Pair]]) -> dict[str, 
 class _Once:
     """An Enhancer that runs its network once on the same frame, however often it is asked."""
 
-    guided = False  # heat-maps that last are not what is measured here
+    # Heat-maps that last, and what came before, are not what is measured here.
+    guided = remembers = False
 
     def __init__(self, enhancer: Enhancer) -> None:
         self.score, self._run, self._frame = enhancer.score, enhancer.network, None
 
     def network(
-        self, frame: np.ndarray, heatmap: None = None
+        self, frame: np.ndarray, heatmap: None = None, past: None = None
     ) -> tuple[np.ndarray, dict[str, float]]:
         if frame is not self._frame:
             self._frame, self._result = frame, self._run(frame)

@@ -1,11 +1,13 @@
 """Train exposure-first: python -m dap_led_training.train_exposure_first CONFIG --out RUN.
 
-A recipe trains one of three parts; the others stay as they are:
+A recipe trains one of these parts; the others stay as they are:
 
   structure   what denoises and deblurs. The frame is shown by a tone curve that is drawn by chance
               around the right one, and the target by the same curve, so no brightness is unknown.
   exposure    the head that chooses the curve: the target is the photograph by day.
   gate        whether a frame needs anything at all.
+  time        structure, on clips: the network gets what a stream has seen before (history.py).
+              It needs options: {history: true}, and begins as the network of single frames.
 
 Writes what dap_led_training.train writes, and goes on where it stopped in the same way. At each
 checkpoint the averaged weights are validated on photographs of their own: by how many dB frames
@@ -19,7 +21,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,24 +30,34 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dap_led_ros.inference import checkpoint
+from dap_led_ros.inference.history import History
 from dap_led_ros.models import exposure
 from dap_led_ros.models.exposure import LEVEL, SRGB_CONTRAST, Exposure
-from dap_led_ros.models.exposure_first import PRESETS, ExposureFirst, ExposureFirstConfig, pad
+from dap_led_ros.models.exposure_first import (
+    PRESETS,
+    ExposureFirst,
+    ExposureFirstConfig,
+    pad,
+    past_of,
+)
 from dap_led_training import configuration, loop, losses
 from dap_led_training.data import crops
 from dap_led_training.data.batches import Stage
 from dap_led_training.degradation.night_batches import Degraded, Drawn, NightConfig, degrade
+from dap_led_training.degradation.night_clips import ClipConfig
 from dap_led_training.loop import LoopConfig
 from dap_led_training.losses import LossWeights
 
-PARTS = {'structure': '', 'exposure': 'exposure.head', 'gate': 'gate'}
-"""How the names of the parameters begin that are trained; structure is whatever is left."""
+PARTS = {'structure': '', 'exposure': 'exposure.head', 'gate': 'gate', 'time': ''}
+"""How the names of the parameters begin that are trained; structure and time: whatever is left."""
 VALIDATION = {
     'day blur': NightConfig(daylight=1, clean=0, blur=1, noise_free=1, curve=0, defocus=0),
     'night': NightConfig(daylight=0, clean=0, blur=1),
     'noise': NightConfig(daylight=0, clean=0, blur=0.3, noise_free=0, shot_noise=(1e-3, 6e-3)),
 }
 VALIDATION_PAIRS = 64
+_TARGET_EVERY = 2
+"""Frames of a clip from one that is enhanced to the next: to make a clip costs most of a step."""
 _CELL = 8
 """Pixels: brightness is compared in means over such cells."""
 
@@ -55,7 +67,7 @@ class ExposureFirstRecipe:
     """A recipe; see configs/nano/."""
 
     part: str
-    """structure, exposure or gate."""
+    """structure, exposure, gate or time."""
     photographs: list[str]
     """Folders of sharp photographs, or one file of dap_led_training.pack."""
     stages: list[Stage]
@@ -64,6 +76,10 @@ class ExposureFirstRecipe:
     """Fields of the preset to change, by name."""
     losses: LossWeights = field(default_factory=LossWeights)
     night: NightConfig = field(default_factory=NightConfig)
+    clips: ClipConfig = field(default_factory=ClipConfig)
+    """Of part time."""
+    alone: float = 0.2
+    """Of part time: share of frames that get no past."""
     level_spread: float = 0.25
     """Of the level that structure is trained at: deviation of its natural logarithm."""
     loop: LoopConfig = field(default_factory=LoopConfig)
@@ -71,8 +87,10 @@ class ExposureFirstRecipe:
     def __post_init__(self) -> None:
         """Refuse what has no meaning.
 
-        :raises ValueError: no such part or network.
+        :raises ValueError: no such part or network, or a network without history for part time.
         """
+        if self.part == 'time' and not self.options.get('history'):
+            raise ValueError('part time needs options: {history: true}')
         for name, known in (('part', PARTS), ('network', PRESETS)):
             if getattr(self, name) not in known:
                 raise ValueError(
@@ -94,10 +112,19 @@ class ExposureFirstTraining(nn.Module):
         )
         for name, parameter in self.network.named_parameters():
             part = next((p for p, begin in PARTS.items() if begin and name.startswith(begin)), '')
-            parameter.requires_grad_((part or 'structure') == config.part)
+            parameter.requires_grad_(part == (config.part if PARTS[config.part] else ''))
 
     def forward(self, photographs: Tensor, *drawn: Tensor) -> dict[str, Tensor]:
-        """Weighted loss terms of (B, S, S, 3) uint8 photographs and the tensors of Drawn."""
+        """Weighted loss terms of (B, S, S, 3) uint8 photographs and the tensors of Drawn.
+
+        Of part time both are of clips, (B, T, ...).
+        """
+        if self.config.part == 'time':
+            with torch.no_grad():
+                clips = clips_of(photographs, Drawn(*drawn), self.config.alone)
+                tones = drawn_tones(clips.made, clips.seed, self.config.level_spread)
+                given = tone_clips(clips, *tones)
+            return self._structure_terms(*given)
         with torch.no_grad():
             made = degrade(photographs.permute(0, 3, 1, 2), Drawn(*drawn))
         # By day a camera's own curve is how its pictures look, and is to stay.
@@ -109,10 +136,14 @@ class ExposureFirstTraining(nn.Module):
             gate = self.network.degradedness(made.degraded).float()
             return {'gate': losses.gate_error(gate, made.degraded, wanted)}
         tones = drawn_tones(made, Drawn(*drawn).seed, self.config.level_spread)
-        toned, told, target = tone_pair(made, *tones)
+        return self._structure_terms(*tone_pair(made, *tones))
+
+    def _structure_terms(
+        self, toned: Tensor, told: Tensor, target: Tensor, past: Tensor | None = None
+    ) -> dict[str, Tensor]:
         # Light in bf16 would lose its last bits, and with them the dark: only convolutions are.
         with torch.autocast(toned.device.type, torch.bfloat16, enabled=self._half):
-            residual = self.network.residual(toned, told)[0]
+            residual = self.network.residual(toned, told, past)[0]
         sharp = (toned + residual.float()).contiguous()
         return losses.weighted_terms(self.config.losses, toned, sharp, target.clamp(0, 1))
 
@@ -166,6 +197,66 @@ def tone_pair(made: Degraded, level: Tensor, contrast: Tensor) -> tuple[Tensor, 
     return exposure.apply(curve, padded), told, exposure.apply(curve, pad(made.clean))
 
 
+class Clips(NamedTuple):
+    """Every second frame of clips by night, the last one too, with a stream's history of it."""
+
+    made: Degraded
+    fused: Tensor
+    """(B, 3, H, W)."""
+    count: Tensor
+    """(B, 1, H, W)."""
+    seed: Tensor
+    """(B,)."""
+
+
+def clips_of(views: Tensor, drawn: Drawn, alone: float = 0.0) -> Clips:
+    """Degrade clips and look back in them as a stream does.
+
+    :param views: (C, T, S, S, 3) uint8.
+    :param alone: share of the frames that get no past; by their seeds.
+    """
+    clips, times = views.shape[:2]
+    chosen = sorted(range(times - 1, 0, -_TARGET_EVERY))
+    flat = Drawn(*(one.flatten(0, 1) for one in drawn))
+    made = degrade(views.flatten(0, 1).permute(0, 3, 1, 2), flat)
+    frames = (made.degraded * 255).round().to(torch.uint8).unflatten(0, (clips, times))
+    fused, counts = [], []
+    for clip, seeds in zip(frames.permute(0, 1, 3, 4, 2).cpu().numpy(), drawn.seed.tolist()):
+        history = History()
+        for index, frame in enumerate(clip):
+            found = history.fuse(np.ascontiguousarray(frame))
+            if index in chosen:
+                if np.random.default_rng([seeds[index], 2]).random() < alone:
+                    found = History().fuse(np.ascontiguousarray(frame))
+                fused.append(torch.from_numpy(found.frame).permute(2, 0, 1))
+                counts.append(torch.from_numpy(found.count)[None])
+
+    def those(one: Tensor) -> Tensor:
+        return one.unflatten(0, (clips, times))[:, chosen].flatten(0, 1)
+
+    device = views.device
+    return Clips(
+        Degraded(*map(those, made)),
+        torch.stack(fused).to(device),
+        torch.stack(counts).to(device),
+        those(flat.seed),
+    )
+
+
+def tone_clips(
+    clips: Clips, level: Tensor, contrast: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As tone_pair(), of what clips_of() made: toned mean, told, target and past."""
+    made = clips.made
+    frame, mean = pad(made.degraded), pad(clips.fused)
+    _, log_mean, brightest = exposure.statistics(frame)
+    curve, told = Exposure.curve(level, contrast, log_mean, brightest)
+    past = past_of(curve, frame, mean, pad(clips.count))
+    return (
+        exposure.apply(curve, mean), told, exposure.apply(curve, pad(made.clean)), past,
+    )  # fmt: skip
+
+
 @torch.no_grad()
 def _update_scale(front: Exposure, found: Tensor) -> None:
     """Follow mean and deviation of the statistics; from the first batch, at once."""
@@ -183,6 +274,7 @@ def sharpen(network: ExposureFirst, toned: Tensor, told: Tensor, _: Tensor) -> T
 class Validation:
     """Figures of a network on fixed pairs from photographs that are not trained on.
 
+    :param clips: also on clips of it.
     :param sharpen: (network, toned frames, what is told of them, frames as they came) to frames.
     """
 
@@ -190,9 +282,19 @@ class Validation:
         self,
         photographs: list[np.ndarray],
         crop: int = 128,
+        clips: ClipConfig | None = None,
         sharpen: Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor] = sharpen,
     ) -> None:
         self.sharpen = sharpen
+        self.clips: list[Clips] = []
+        if clips is not None:
+            stages = [Stage(crop, 8, VALIDATION_PAIRS // 8)]
+            batches = crops.NightBatches(
+                photographs, stages, VALIDATION['night'], seed=1013, clips=clips
+            )
+            for index in range(len(batches)):
+                given, *drawn = batches[index]
+                self.clips.append(clips_of(given, Drawn(*drawn)))
         self.sets: dict[str, list[Degraded]] = {}
         stages = [Stage(crop, 16, VALIDATION_PAIRS // 16)]
         for name, config in VALIDATION.items():
@@ -221,10 +323,31 @@ class Validation:
                 shown = exposure.apply(curve, made.clean).clamp(0, 1)
                 errors.append((shown - made.day).mean((1, 2, 3)) * 255)
             figures[f'gain, {name} (dB)'] = float(torch.cat(gains).mean())
+        if self.clips:
+            figures |= self._of_clips(network, device)
         error = torch.cat(errors)
         figures['tone, mean error (levels)'] = float(error.mean())
         figures['tone, mean absolute error (levels)'] = float(error.abs().mean())
         return figures
+
+    def _of_clips(self, network: ExposureFirst, device: torch.device) -> dict[str, float]:
+        """Gain over the frame as it is: with its past, without it, and of the mean alone."""
+        gains: dict[str, list[Tensor]] = {'clips': [], 'clips, each frame alone': [], 'mean': []}
+        for clips in self.clips:
+            made = Degraded(*(one.to(device) for one in clips.made))
+            clips = Clips(made, *(one.to(device) for one in clips[1:]))
+            level = torch.full_like(made.power, LEVEL)
+            contrast = SRGB_CONTRAST * made.power.clamp(0.5, 1)
+            mean, told, target, past = tone_clips(clips, level, contrast)
+            toned = tone_pair(made, level, contrast)[0]
+            shown = {
+                'clips': mean + network.residual(mean, told, past)[0],
+                'clips, each frame alone': toned + network.residual(toned, told)[0],
+                'mean': mean,
+            }
+            for name, one in shown.items():
+                gains[name].append(_psnr(one, target) - _psnr(toned, target))
+        return {f'gain, {name} (dB)': float(torch.cat(of).mean()) for name, of in gains.items()}
 
 
 def _psnr(one: Tensor, other: Tensor) -> Tensor:
@@ -259,6 +382,7 @@ def train(
         missing, unknown = recipe.network.load_state_dict(weights, strict=False)
         fabric.print(f'beginning with {initial}; anew: {missing or "-"}; left: {unknown or "-"}')
     recipe = recipe.to(memory_format=torch.channels_last)
+    clips = config.clips if config.part == 'time' else None
     batches = crops.NightBatches(
         crops.load(config.photographs, validation=False),
         config.stages,
@@ -266,10 +390,11 @@ def train(
         config.loop.seed,
         fabric.global_rank,
         fabric.world_size,
+        clips,
     )
     fabric.print(f'{len(batches.photographs)} photographs train')
-    validation = Validation(crops.load(config.photographs, validation=True))
-    vital = 'gain, ' if config.part == 'structure' else ''
+    validation = Validation(crops.load(config.photographs, validation=True), clips=clips)
+    vital = 'gain, ' if config.part in ('structure', 'time') else ''
     loop.fit(fabric, recipe, batches, config.loop, out, recipe.write, validation, vital)
     return out / loop.WEIGHTS
 

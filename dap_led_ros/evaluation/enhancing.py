@@ -4,8 +4,8 @@ Messages flow through three stages that overlap, with a few messages between the
 -> enhance -> encode and write. Memory stays the same however long the recording is.
 
 Each segment is a part of the recording, and the same bytes whoever writes it: at its start every
-camera's stream begins anew and sees the last WARM_UP frames before it, so that gate and brightness
-are where they would be. What is lost of their memory is below a tenth (0.75 ** 8).
+camera's stream begins anew and sees the last WARM_UP frames before it, so that gate, brightness
+and history are about where they would be; stream.py says what is lost of their memory.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from dap_led_ros.evaluation.background import in_background
 from dap_led_ros.evaluation.codec import Decoder, encode
 from dap_led_ros.evaluation.recording import LEAD_NS, Part, Recording
 from dap_led_ros.evaluation.topics import Sent, Topic
+from dap_led_ros.inference.stream import WARM_UP
 
 if TYPE_CHECKING:
     from dap_led_ros.inference import Enhanced, Enhancer
@@ -43,8 +44,6 @@ PART_FRAMES = 300
 """Frames of each camera in a part of the recording, and so in a segment, about."""
 _METADATA = 50
 """So many times as long as metadata.yaml takes, which grows, it is left as it is."""
-WARM_UP = 8
-"""Frames before a segment that its streams see first, at the most."""
 
 
 @dataclass

@@ -14,6 +14,7 @@ from dap_led_ros.inference import model_file, weights
 from dap_led_ros.inference.degradation import DegradationScorer
 
 if TYPE_CHECKING:
+    from dap_led_ros.inference.history import Fused
     from dap_led_ros.inference.stream import Stream, StreamSettings
 
 MIN_SIDE = 16
@@ -30,8 +31,15 @@ class Backend(Protocol):
     """run() takes and gives frames (1, H, W, 3) uint8, in place of planes."""
     guided: bool
     """The heat-map that guides the network can be made apart from it."""
+    remembers: bool
+    """run() takes what a stream has seen before: fused (1, 3, H, W) and count (1, 1, H, W)."""
 
-    def run(self, frames: np.ndarray, heatmap: np.ndarray | None = None) -> np.ndarray:
+    def run(
+        self,
+        frames: np.ndarray,
+        heatmap: np.ndarray | None = None,
+        past: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> np.ndarray:
         """(1, 3, H, W) float32 RGB in [0, 1] -> enhanced, same shape, not clamped."""
 
     def heatmap(self, planes: np.ndarray) -> np.ndarray:
@@ -145,6 +153,11 @@ class Enhancer:
         """network() takes a heat-map."""
         return self._backend.guided
 
+    @property
+    def remembers(self) -> bool:
+        """network() takes what a stream has seen before."""
+        return self._backend.remembers
+
     def stream(self, settings: StreamSettings | None = None) -> Stream:
         """One camera's session: what lasts from frame to frame; see inference/stream.py."""
         from dap_led_ros.inference.stream import Stream
@@ -190,16 +203,19 @@ class Enhancer:
         return self._backend.heatmap(to_tensor(frame))
 
     def network(
-        self, frame: np.ndarray, heatmap: np.ndarray | None = None
+        self, frame: np.ndarray, heatmap: np.ndarray | None = None, past: Fused | None = None
     ) -> tuple[np.ndarray, dict[str, float]]:
         """The network alone: the enhanced frame, and milliseconds by stage.
 
         :param heatmap: of heatmap(), of this frame or one shortly before it; None: made now.
+        :param past: of History.fuse() of this frame, if the model remembers; None: no past.
         :raises ValueError: as enhance().
         """
         check(frame)
         if heatmap is not None and not self.guided:
             raise ValueError(f'model {self.model} takes no heat-map')
+        if past is not None and not self.remembers:
+            raise ValueError(f'model {self.model} takes no past: it sees single frames')
         if self._process != os.getpid() and self._arguments:
             # Threads of a runtime do not outlive a fork, and who ends it would wait for them.
             self._ended = self._backend
@@ -210,8 +226,9 @@ class Enhancer:
         if frames and frame.dtype != np.uint8:
             raise ValueError(f'model {self.model} takes uint8 frames alone, not {frame.dtype}')
         tensor = frame[None] if frames else to_tensor(frame)
+        before = None if past is None else (_planes(past.frame), past.count[None, None])
         converted = time.perf_counter()
-        result = self._tiled(tensor, heatmap)
+        result = self._tiled(tensor, heatmap, before)
         inferred = time.perf_counter()
         if result.shape != tensor.shape:
             raise ValueError(
@@ -225,7 +242,14 @@ class Enhancer:
             'convert_out': (done - inferred) * 1e3,
         }
 
-    def _tiled(self, tensor: np.ndarray, heatmap: np.ndarray | None) -> np.ndarray:
+    def _tiled(
+        self,
+        tensor: np.ndarray,
+        heatmap: np.ndarray | None,
+        past: tuple[np.ndarray, np.ndarray] | None,
+    ) -> np.ndarray:
+        if past is not None:
+            return self._backend.run(tensor, past=past)
         if not self._tile:
             return (
                 self._backend.run(tensor)
@@ -277,6 +301,11 @@ def to_tensor(frame: np.ndarray) -> np.ndarray:
     for plane, channel in zip(planes[0], cv2.split(frame)):
         np.multiply(channel, np.float32(scale), out=plane, dtype=np.float32)
     return planes
+
+
+def _planes(frame: np.ndarray) -> np.ndarray:
+    """(H, W, 3) -> (1, 3, H, W)."""
+    return np.stack(cv2.split(frame))[None]
 
 
 def to_frame(tensor: np.ndarray, dtype: np.dtype) -> np.ndarray:

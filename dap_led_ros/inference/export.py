@@ -1,11 +1,13 @@
 """Export to ONNX: dap-led export. Needs the extra `train` (torch, onnx).
 
 The core is the network as torch has it: `frame` to `enhanced`, both (B, 3, H, W) float RGB in
-[0, 1], B, H and W free, the prior folded in. Two things can change around it:
+[0, 1], B, H and W free, the prior folded in. Three things can change around it:
 
 * `frames`: a wrapper, `frames` and `strength` to `enhanced_frames`, both (B, H, W, 3) uint8, so
   that no numpy stands between a camera and the device. strength (a scalar) 0 is the input, 1 the
   enhanced frame.
+* A network of `history` takes `fused` (B, 3, H, W) and `count` (B, 1, H, W), float, too: what a
+  stream has seen before; a count of 0 is a frame that stands alone. Not behind `frames`.
 * `prior='second'`: the core takes `heatmap` (B, 1, h, w) too, and a second graph beside it,
   NAME.prior.onnx, makes it from `frame`: so heat-maps need not be made for each frame.
 
@@ -62,6 +64,8 @@ BATCH = 3
 """Neither this nor the sizes are those that a graph was traced at."""
 TOLERANCE = 1e-4
 PRECISIONS = ('fp32', 'fp16', 'int8')
+HISTORY = ('fused', 'count')
+"""Inputs of a network that remembers; see ExposureFirst.forward()."""
 _ANY = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
 INT8_LAYERS = ('encoder', 'down')
 """Of nano: what looks at the frame. What makes the enhanced one needs more than 8 bits."""
@@ -172,6 +176,8 @@ def export(
     """
     if isinstance(network, Refined) and precision != 'fp32':
         raise ValueError('a refiner and its base are exported as fp32 alone')
+    if frames and remembers(network):
+        network = forgetful(network)
     inputs, graphs = ['frame'], {path: network}
     if prior == 'second':
         if not isinstance(network, Guided):
@@ -180,6 +186,8 @@ def export(
             raise ValueError('a controller is no second graph: export it without --prior second')
         inputs.append('heatmap')
         graphs = {path: network.network, path.with_suffix('.prior.onnx'): Heatmap(network)}
+    if remembers(network):
+        inputs += HISTORY
     worst, parts = 0.0, {}
     try:
         for name, module in graphs.items():
@@ -206,6 +214,33 @@ def export(
         for part in parts.values():
             part.unlink(missing_ok=True)
     return worst
+
+
+def remembers(network: nn.Module) -> bool:
+    """Whether a network takes what a stream has seen before."""
+    return isinstance(network, ExposureFirst) and network.config.history
+
+
+def remembering(network: nn.Module) -> ExposureFirst:
+    """The same network behind the mean of a frame and its past, as it is before it is trained so.
+
+    :raises ValueError: it is another network than ExposureFirst.
+    """
+    if not isinstance(network, ExposureFirst):
+        raise ValueError('only exposure-first takes a history: export it without --history')
+    if network.config.history:
+        return network
+    more = ExposureFirst(dataclasses.replace(network.config, history=True))
+    more.load_state_dict(network.state_dict(), strict=False)
+    return more.eval().requires_grad_(False)
+
+
+def forgetful(network: ExposureFirst) -> ExposureFirst:
+    """The same network for single frames."""
+    alone = ExposureFirst(dataclasses.replace(network.config, history=False))
+    known = alone.state_dict()
+    alone.load_state_dict({n: t for n, t in network.state_dict().items() if n in known})
+    return alone.eval().requires_grad_(False)
 
 
 class Heatmap(nn.Module):
@@ -268,7 +303,8 @@ def _core(module: nn.Module, inputs: list[str], precision: str) -> ModelProto:
     if isinstance(module, Refined):
         return composed(module)
     module = _exportable(module.eval(), precision)
-    tensors = [torch.rand(2, 3, 64, 80), torch.rand(2, 1, 16, 16)][: len(inputs)]
+    sizes = {'frame': (3, 64, 80), 'fused': (3, 64, 80), 'count': (1, 64, 80)}
+    tensors = [torch.rand(2, *sizes.get(name, (1, 16, 16))) for name in inputs]
     output = 'heatmap' if isinstance(module, Heatmap) else 'enhanced'
     core = convert(module, tuple(tensors), inputs, [output], [_ANY] * len(inputs))
     _name_sizes(core)
@@ -452,12 +488,17 @@ def quantized(
     if not frames:
         raise ValueError('int8 needs night frames to calibrate on: give --calibrate FOLDER')
 
+    names = [one.name for one in core.graph.input]
+
     class Frames(CalibrationDataReader):
         left = iter(frames)
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             frame = next(self.left, None)
-            return None if frame is None else {'frame': frame}
+            if frame is None:
+                return None
+            alone = {'fused': frame, 'count': np.zeros_like(frame[:, :1])}
+            return {'frame': frame} | {name: alone[name] for name in alone if name in names}
 
     with contextlib.redirect_stdout(sys.stderr):  # it tells what it does
         quantize_static(
@@ -510,6 +551,7 @@ def metadata(network: nn.Module, precision: str, frames: bool) -> dict[str, str]
         'precision': precision,
         'input': 'uint8 (B, H, W, 3)' if frames else 'float (B, 3, H, W) RGB in [0, 1]',
         'sizes': 'any from 16x16',
+        'history': 'fused, count' if remembers(network) else 'none',
         'revision': revision(),
         'gmac_per_megapixel': f'{gmac_per_megapixel(network):.4g}',
     }
@@ -551,10 +593,10 @@ def gmac_per_megapixel(network: nn.Module) -> float:
 
 
 def _preset(config: object) -> str:
-    """Name of a configuration; its prior does not matter."""
+    """Name of a configuration; its prior does not matter, nor whether it remembers."""
     for name, preset in checkpoint.PRESETS.items():
         if type(preset) is type(config):
-            of_prior = ('prior', 'prior_width', 'embedding', 'baked')
+            of_prior = ('prior', 'prior_width', 'embedding', 'baked', 'history')
             changed = {one: getattr(config, one) for one in of_prior if hasattr(config, one)}
             if dataclasses.replace(preset, **changed) == config:
                 return name
@@ -623,8 +665,10 @@ def parity(
             'frames': codes,
             'heatmap': rng.random((batch, 1, 15, 20), dtype=np.float32),
             'strength': np.ones((), np.float32),
+            'fused': frame[:, :, ::-1].copy(),
+            'count': rng.integers(0, 3, (batch, 1, *size)).astype(np.float32),
         }
-        tensors = [frame, *(given[n] for n in names if n == 'heatmap')]
+        tensors = [frame, *(given[n] for n in names if n in ('heatmap', *HISTORY))]
         with torch.inference_mode():
             expected = network(*map(torch.from_numpy, tensors))
         expected = expected if isinstance(expected, tuple) else (expected,)
@@ -645,6 +689,8 @@ def run(options: argparse.Namespace) -> int:
     else:
         network = checkpoint.load(weights.checkpoint(options.model))
         terms = options.terms
+    if options.history:
+        network = remembering(network)
     if options.output.suffix == '.safetensors':
         inner, prior = network, None
         if isinstance(network, Guided):

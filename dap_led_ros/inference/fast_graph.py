@@ -63,6 +63,11 @@ class ExposureFirstGraph(nn.Module):
         super().__init__()
         self.config = network.config
         self.stem, self.detail = _on_frame(network.stem), _on_frame(network.detail)
+        # Until they are trained the layers that see the past do nothing, and are left out.
+        self.sees_past = network.config.history and bool(network.past_head.weight.any())
+        if self.sees_past:
+            for name in ('past_stem', 'past_detail', 'past_head'):
+                setattr(self, name, getattr(network, name))
         kept = ('exposure', 'told', 'encoder4', 'down8', 'encoder8', 'down16', 'encoder16', 'gate')
         for name in (*kept, 'decoder8', 'decoder4'):
             setattr(self, name, getattr(network, name))
@@ -79,21 +84,33 @@ class ExposureFirstGraph(nn.Module):
                 if name != 'exposure':
                     child.half()
 
-    def forward(self, frame: Tensor) -> Tensor:
+    def forward(
+        self, frame: Tensor, fused: Tensor | None = None, count: Tensor | None = None
+    ) -> Tensor:
         """Enhance (B, 3, H, W) in [0, 1]; see ExposureFirst.forward()."""
         height, width = frame.shape[-2:]
-        frame = exposure_first.pad(frame)
+        alone = frame = exposure_first.pad(frame)
         curve, told = self.exposure(frame, _cell_means)
+        if fused is not None:
+            frame = exposure_first.pad(fused)
         toned = exposure.apply(curve, frame)
 
         kind = self.stem.weight.dtype
         seen = toned.to(kind)
-        x4, x8, x16, gate = exposure_first.encode(self, seen, told.to(kind))
+        stem, detail = self.stem(seen), self.detail(seen)
+        if self.sees_past:
+            count = exposure_first.pad(count)
+            past = exposure_first.past_of(curve, alone, frame, count).to(kind)
+            stem, detail = stem + self.past_stem(past), detail + self.past_detail(past)
+        x4, x8, x16, gate = exposure_first.encode(self, stem, told.to(kind))
         x8 = self.decoder8(self.add8(self.up8(x16)) + x8)
         x4 = self.decoder4(self.add4(self.up4(x8)) + x4)
-        x2 = functional.relu(self.add2(self.up2(x4)) + self.detail(seen))
+        x2 = functional.relu(self.add2(self.up2(x4)) + detail)
         opening = torch.sigmoid(self.config.gate_slope * gate.float()).view(-1, 1, 1, 1)
         back, residual = (part.float() for part in self.head(x2))
+        if self.sees_past:
+            change = (past[:, :3] * self.past_head(x2)).float()
+            residual = residual + functional.interpolate(change, scale_factor=2.0, mode='nearest')
         # One pass over what is small, and not several over the frame.
         kept = functional.interpolate(opening * (1 + back), scale_factor=2.0, mode='nearest')
         enhanced = frame * (1 - opening) + toned * kept + opening * residual

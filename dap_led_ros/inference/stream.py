@@ -1,4 +1,4 @@
-"""One camera's session: the gate and the steadiness, which last from frame to frame.
+"""One camera's session: gate, steadiness and history, which last from frame to frame.
 
 The prior's scores decide how much of the network's result goes into a frame. A frame that is
 neither dark nor blurred is passed through: the same array, without running the network. Between
@@ -6,7 +6,8 @@ two thresholds input and result are blended, so that dusk is a slow change and n
 
 State is two numbers, a level of degradation and a gain of brightness. Both follow their frames
 smoothly, and at once where the scene itself has changed much: a light that is switched on must not
-dazzle. A jump in time, another size or a cut to another scene clears both.
+dazzle. And for a model that takes it, what the camera has seen so far (history.py): noise averages
+out while a robot looks. A jump in time, another size or a cut to another scene clears all of it.
 """
 
 from __future__ import annotations
@@ -20,11 +21,18 @@ import cv2
 import numpy as np
 
 from dap_led_ros.inference.heatmaps import Heatmaps
+from dap_led_ros.inference.history import History
 
 if TYPE_CHECKING:
     from dap_led_ros.inference.enhancer import Enhanced, Enhancer
 
 MODES = ('auto', 'always', 'off')
+WARM_UP = 16
+"""Frames after which a stream does nearly as if it had seen all that came before them.
+
+Gate and brightness are then within a hundredth; of the history (count at its most) a quarter of
+the weight would be that of older frames.
+"""
 GAP_NS = 1_000_000_000
 """A frame so much later than the one before it is the first of a new scene."""
 _FOLLOW = 0.25
@@ -57,6 +65,8 @@ class StreamSettings:
     """A frame whose highest score is above this is enhanced fully; blended in between."""
     steady: bool = True
     """Smooth the gate and the brightness in time; False: each frame alone."""
+    temporal: bool = True
+    """Let the network see what came before, if the model takes it and `steady` is on."""
 
     def __post_init__(self) -> None:
         """Refuse what has no meaning."""
@@ -82,6 +92,7 @@ class Stream:
         self.settings = settings or StreamSettings()
         self._enhancer = enhancer
         self._heatmaps = Heatmaps(enhancer)
+        self._history = History()
         self._stamp_ns: int | None = None
         self._size: tuple[int, ...] = ()
         self._thumbnail: np.ndarray | None = None
@@ -111,12 +122,20 @@ class Stream:
         if weight == 0:
             self._gain = 0.0
             self._heatmaps.forget()  # they would be old when the gate opens again
+            self._history.forget()
             return Enhanced(frame, degradation, milliseconds, 0.0)
         start = time.perf_counter()
         heatmap = self._heatmaps.of(frame)
         if heatmap is not None:
             milliseconds['prior'] = (time.perf_counter() - start) * 1e3
-        enhanced, stages = self._enhancer.network(frame, heatmap)
+        past = None
+        if settings.temporal and settings.steady and self._enhancer.remembers:
+            start = time.perf_counter()
+            past = self._history.fuse(frame)
+            milliseconds['history'] = (time.perf_counter() - start) * 1e3
+        else:
+            self._history.forget()
+        enhanced, stages = self._enhancer.network(frame, heatmap, past)
         start = time.perf_counter()
         share = self._share(weight, sudden, frame, enhanced)
         if share != 1:
@@ -126,6 +145,7 @@ class Stream:
 
     def _forget(self) -> None:
         self._heatmaps.forget()
+        self._history.forget()
         self._stamp_ns = self._thumbnail = None
         self._level = self._brightness = self._gain = None
 

@@ -16,6 +16,11 @@ arithmetic. Most of its width is at 1/4, where motion blur is undone.
 * The exposure is told to the features at 1/8: the noise has grown by it.
 * A gate for the whole frame, in [0, 1], closes on frames that are good already: enhanced is
   ``frame + gate * (toned + residual - frame)``.
+
+With `history` a stream's network (inference/history.py) enhances the mean of a frame and its past,
+and is told, at 1/2 of the size, how many frames are behind it and how far the frame alone is from
+it. What sees that begins at zero: until it is trained, and wherever there is no past, it is the
+network of single frames.
 """
 
 from __future__ import annotations
@@ -35,6 +40,8 @@ SIZE_MULTIPLE = 16
 """Inside the network height and width are multiples of this; forward() pads and crops."""
 TOLD = 3
 """Numbers about the exposure that the network is told."""
+PAST = 4
+"""Planes of past_of()."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,8 @@ class ExposureFirstConfig:
     """Hidden features of the gate."""
     gate_slope: float = 2.0
     """The gate is the logistic function of the logit of "degraded" times this."""
+    history: bool = False
+    """Take what a stream has seen before, too."""
 
 
 PRESETS: dict[str, ExposureFirstConfig] = {
@@ -106,23 +115,44 @@ class ExposureFirst(nn.Module):
         self.detail = nn.Conv2d(12, config.detail_width, 3, padding=1)
         self.head = nn.Conv2d(config.detail_width, 3 + 12, 3, padding=1)
         nn.init.constant_(self.gate[-1].bias, 3)  # open at first
-        for zero in (self.head, self.told):
+        zeros: list[nn.Conv2d | nn.Linear] = [self.head, self.told]
+        if config.history:
+            self.past_stem = nn.Conv2d(PAST, w4, 6, stride=2, padding=2, bias=False)
+            self.past_detail = nn.Conv2d(PAST, config.detail_width, 3, padding=1, bias=False)
+            self.past_head = nn.Conv2d(config.detail_width, 3, 3, padding=1)
+            zeros += [self.past_stem, self.past_detail, self.past_head]
+        for zero in zeros:
             nn.init.zeros_(zero.weight)
-            nn.init.zeros_(zero.bias)
+            if zero.bias is not None:
+                nn.init.zeros_(zero.bias)
 
-    def forward(self, frame: Tensor) -> Tensor:
-        """Enhance (B, 3, H, W) in [0, 1]; returns the same shape."""
-        parts = self.parts(frame)
+    def forward(
+        self, frame: Tensor, fused: Tensor | None = None, count: Tensor | None = None
+    ) -> Tensor:
+        """Enhance (B, 3, H, W) in [0, 1]; returns the same shape.
+
+        :param fused: with `history`, (B, 3, H, W) in [0, 1]: the mean of the frame and its past,
+            as bright as the frame; where there is no past, the frame. None: there is none.
+        :param count: (B, 1, H, W): past frames in that mean.
+        """
+        parts = self.parts(frame, fused, count)
         opening = torch.sigmoid(self.config.gate_slope * parts.gate).view(-1, 1, 1, 1)
-        return frame + opening * (parts.sharp - frame)
+        mean = frame if fused is None else fused
+        return mean + opening * (parts.sharp - mean)
 
-    def parts(self, frame: Tensor) -> Parts:
-        """The enhanced frames and what they are made of, for training."""
+    def parts(
+        self, frame: Tensor, fused: Tensor | None = None, count: Tensor | None = None
+    ) -> Parts:
+        """The enhanced frames and what they are made of, for training; see forward()."""
         height, width = frame.shape[-2:]
-        padded = pad(frame)
+        padded, past = pad(frame), None
         curve, told = self.exposure(padded)
-        toned = exposure.apply(curve, padded)
-        residual, gate = self.residual(toned, told)
+        if fused is None:
+            toned = exposure.apply(curve, padded)
+        else:
+            mean = pad(fused)
+            toned, past = exposure.apply(curve, mean), past_of(curve, padded, mean, pad(count))
+        residual, gate = self.residual(toned, told, past)
         toned, sharp = toned[..., :height, :width], (toned + residual)[..., :height, :width]
         return Parts(toned, sharp, gate)
 
@@ -131,21 +161,40 @@ class ExposureFirst(nn.Module):
         padded = pad(frame)
         curve, told = self.exposure(padded)
         half = functional.pixel_unshuffle(exposure.apply(curve, padded), 2)
-        return encode(self, half, told)[-1]
+        return encode(self, self.stem(half), told)[-1]
 
-    def residual(self, toned: Tensor, told: Tensor) -> tuple[Tensor, Tensor]:
+    def residual(
+        self, toned: Tensor, told: Tensor, past: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """What toned frames (B, 3, H, W) lack to be sharp and clean, and the gate's logit (B,).
 
         :param toned: H and W divide by SIZE_MULTIPLE.
         :param told: (B, TOLD), of Exposure.
+        :param past: with `history`, of past_of(); `toned` is then the mean of frame and past.
         """
         half = functional.pixel_unshuffle(toned, 2)  # (B, 12, H/2, W/2): colour-major 2x2 cells
-        x4, x8, x16, gate = encode(self, half, told)
+        stem, detail = self.stem(half), self.detail(half)
+        if past is not None:
+            stem, detail = stem + self.past_stem(past), detail + self.past_detail(past)
+        x4, x8, x16, gate = encode(self, stem, told)
         x8 = self.decoder8(functional.pixel_shuffle(self.up8(x16), 2) + x8)
         x4 = self.decoder4(functional.pixel_shuffle(self.up4(x8), 2) + x4)
-        x2 = functional.relu(functional.pixel_shuffle(self.up2(x4), 2) + self.detail(half))
+        x2 = functional.relu(functional.pixel_shuffle(self.up2(x4), 2) + detail)
         back, residual = self.head(x2).split((3, 12), dim=1)
-        return functional.pixel_shuffle(half * back.repeat_interleave(4, 1) + residual, 2), gate
+        residual = half * back.repeat_interleave(4, 1) + residual
+        if past is not None:  # a share of the frame alone, where the mean is not of what is there
+            residual = residual + (past[:, :3] * self.past_head(x2)).repeat_interleave(4, 1)
+        return functional.pixel_shuffle(residual, 2), gate
+
+
+def past_of(curve: exposure.ToneCurve, frame: Tensor, fused: Tensor, count: Tensor) -> Tensor:
+    """What the layers of `history` see, (B, PAST, H/2, W/2).
+
+    The toned frame less the toned mean, and the share of the past in that mean.
+    """
+    alone, mean, count = (functional.avg_pool2d(one, 2) for one in (frame, fused, count))
+    change = exposure.apply(curve, alone) - exposure.apply(curve, mean)
+    return torch.cat([change, count / (count + 1)], dim=1)
 
 
 def pad(frame: Tensor) -> Tensor:
@@ -156,14 +205,14 @@ def pad(frame: Tensor) -> Tensor:
 
 
 def encode(
-    network: nn.Module, frame: Tensor, told: Tensor
+    network: nn.Module, stem: Tensor, told: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What an ExposureFirst, and its graph, does before it grows features again.
 
-    :param frame: toned, as the network's stem takes it.
+    :param stem: what the network's stem makes of the toned frame.
     :returns: features at 1/4, 1/8 and 1/16, and the gate's logit (B,).
     """
-    x4 = network.encoder4(functional.relu(network.stem(frame)))
+    x4 = network.encoder4(functional.relu(stem))
     known = network.told(told)[:, :, None, None]
     x8 = network.encoder8(functional.relu(network.down8(x4) + known))
     x16 = network.encoder16(functional.relu(network.down16(x8)))

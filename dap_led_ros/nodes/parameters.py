@@ -151,6 +151,11 @@ class Parameters:
         'Mode auto: degradation above which a frame is enhanced at full strength.',
         limits=(0.0, 1.0),
     )
+    temporal: bool = _parameter(
+        _GATE.temporal,
+        'Let the network see what came before, which takes noise away; of models that do. false: '
+        'each frame alone.',
+    )
     bits: str = _parameter(
         AUTO,
         'Significant bits of 16-bit frames: auto (learned from the brightest pixel), 8 to 16, or '
@@ -190,6 +195,7 @@ class Parameters:
             strength=self.strength,
             pass_below=self.pass_below,
             enhance_above=self.enhance_above,
+            temporal=self.temporal,
         )
 
 

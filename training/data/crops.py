@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from dap_led_training.data.batches import Stage, stage_of
 from dap_led_training.data.photographs import find_photographs, random_crop, read_rgb
-from dap_led_training.degradation.night_batches import MARGIN, NightConfig, draw, stack
+from dap_led_training.degradation.night_batches import MARGIN, Drawn, NightConfig, draw, stack
+from dap_led_training.degradation.night_clips import ClipConfig, draw_clip
 from dap_led_training.judge_photographs import without_judges
 
 LONGEST = 1024
@@ -27,6 +28,7 @@ class NightBatches(Dataset):
     MARGIN, and the tensors of Drawn. Sample i of a step is drawn by a generator of its own, from
     (seed, step, i), and the process `rank` holds a contiguous part of them.
 
+    :param clips: clips in place of single frames: all tensors are (B, T, ...), in time's order.
     :raises ValueError: the batch of a stage does not divide by the number of processes.
     """
 
@@ -38,6 +40,7 @@ class NightBatches(Dataset):
         seed: int,
         rank: int = 0,
         world_size: int = 1,
+        clips: ClipConfig | None = None,
     ) -> None:
         for stage in stages:
             if stage.batch % world_size:
@@ -47,6 +50,7 @@ class NightBatches(Dataset):
                 )
         self.photographs, self.stages, self.config = photographs, stages, config
         self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.clips = clips
 
     def __len__(self) -> int:
         return sum(stage.steps for stage in self.stages)
@@ -58,10 +62,16 @@ class NightBatches(Dataset):
         crops, drawn = [], []
         for i in range(self.rank * count, (self.rank + 1) * count):
             rng = np.random.default_rng([self.seed, step, i])
-            photograph = self.photographs[rng.integers(len(self.photographs))]
-            crops.append(random_crop(photograph, stage.crop + 2 * MARGIN, rng))
-            drawn.append(draw(self.config, rng, stage.crop))
+            pictures, drawn_of = self._sample(stage.crop, rng)
+            crops.append(pictures)
+            drawn.append(drawn_of)
         return torch.from_numpy(np.stack(crops)), *stack(drawn)
+
+    def _sample(self, crop: int, rng: np.random.Generator) -> tuple[np.ndarray, Drawn]:
+        if self.clips is not None:
+            return draw_clip(self.photographs, self.clips, self.config, rng, crop)
+        photograph = self.photographs[rng.integers(len(self.photographs))]
+        return random_crop(photograph, crop + 2 * MARGIN, rng), draw(self.config, rng, crop)
 
 
 def load(folders: list[str], validation: bool) -> list[np.ndarray]:

@@ -170,13 +170,13 @@ def _kernels(
     if not clean and rng.random() < config.defocus:
         defocus = rng.uniform(*config.defocus_sigma)
     path = _path(length, rng.random() < config.straight, rng)
-    first = second = _kernel(path, defocus)
+    first = second = kernel_of(path, defocus)
     slope = np.zeros(3)
     if length and rng.random() < config.varying:
         # The camera rolls, or another depth moves less: the path turned and scaled.
         turn, scale = rng.normal(0, 0.5), rng.uniform(0.2, 1.3)
         matrix = scale * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-        second = _kernel(path @ matrix, defocus)
+        second = kernel_of(path @ matrix, defocus)
         angle, hardness = rng.uniform(0, 2 * np.pi), _log_uniform(rng, (1.5, 40.0)) / crop
         offset = rng.uniform(-0.3, 0.3) * crop
         slope = np.array([np.cos(angle) * hardness, np.sin(angle) * hardness, offset * hardness])
@@ -196,7 +196,7 @@ def _path(length: float, straight: bool, rng: np.random.Generator) -> np.ndarray
     return path - path.mean(0)
 
 
-def _kernel(path: np.ndarray, defocus: float) -> np.ndarray:
+def kernel_of(path: np.ndarray, defocus: float) -> np.ndarray:
     """(KERNEL, KERNEL) of sum 1: the path, drawn bilinearly, and a Gaussian on it."""
     path = np.clip(path, -MARGIN + 1.01, MARGIN - 1.01) + MARGIN
     whole = np.floor(path).astype(int)

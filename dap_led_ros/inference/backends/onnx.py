@@ -36,6 +36,9 @@ MOST_SIZES = 4
 IDLE_RUNS = 300
 """Frames of other sizes after which a size gives its session to a new one."""
 
+HISTORY = ('fused', 'count')
+"""Inputs of a model that takes what a stream has seen before."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -113,7 +116,9 @@ class OnnxBackend:
         first = next(iter(inputs), '')
         self.takes_frames = inputs.get(first) == 'tensor(uint8)'
         """uint8 (1, H, W, 3) in and out, in place of float (1, 3, H, W)."""
-        known = {first, 'heatmap', 'strength'}
+        self.remembers = set(HISTORY) <= set(inputs)
+        """Takes what a stream has seen before."""
+        known = {first, 'heatmap', 'strength', *(HISTORY if self.remembers else ())}
         if (
             len(self._session.get_outputs()) != 1
             or inputs.get(first) not in ('tensor(float)', 'tensor(uint8)')
@@ -141,13 +146,23 @@ class OnnxBackend:
         """(1, 3, H, W) float32 RGB in [0, 1] to a heat-map (1, 1, h, w)."""
         return self._prior.run(None, {'frame': planes})[0]
 
-    def run(self, frames: np.ndarray, heatmap: np.ndarray | None = None) -> np.ndarray:
+    def run(
+        self,
+        frames: np.ndarray,
+        heatmap: np.ndarray | None = None,
+        past: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> np.ndarray:
         """Run the network once; thread-safe.
 
         :param frames: (1, 3, H, W) float32 in [0, 1], or (1, H, W, 3) uint8 if takes_frames.
         :param heatmap: (1, 1, h, w); made from the frame where none is given.
+        :param past: fused (1, 3, H, W) and count (1, 1, H, W) float32, if remembers; without it
+            the frame stands alone.
         """
         given = {self._first: frames}
+        if self.remembers:
+            fused, count = past or (frames, np.zeros_like(frames[:, :1]))
+            given |= {'fused': fused, 'count': count}
         if 'strength' in self._inputs:
             given['strength'] = np.ones((), np.float32)
         if self.guided:

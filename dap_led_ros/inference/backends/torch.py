@@ -74,6 +74,8 @@ class TorchBackend:
         """A heat-map alone guides it, which can be made less often than frames come."""
         self.exposed = guided and isinstance(network.network, checkpoint.Exposed)
         """Its exposure is that of the whole frame."""
+        self.remembers = bool(getattr(getattr(network, 'config', None), 'history', False))
+        """Takes what a stream has seen before."""
         self._network = network
         self.provider = f'torch {next(network.parameters()).device.type} {precision}'
         if compiled:
@@ -87,16 +89,23 @@ class TorchBackend:
             heatmaps = self._network.prior(self._moved(planes)).heatmaps
         return heatmaps[:, guide : guide + 1].float().cpu().numpy()
 
-    def run(self, frames: np.ndarray, heatmap: np.ndarray | None = None) -> np.ndarray:
+    def run(
+        self,
+        frames: np.ndarray,
+        heatmap: np.ndarray | None = None,
+        past: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> np.ndarray:
         """Run the network once; thread-safe.
 
         :param heatmap: (1, 1, h, w); made from the frame where none is given.
+        :param past: fused (1, 3, H, W) and count (1, 1, H, W) float32, if remembers; without it
+            the frame stands alone.
         """
         torch = self._torch
         half = self._type is not None
         with torch.inference_mode(), torch.autocast(self._device, self._type, enabled=half):
             if heatmap is None:
-                enhanced = self._network(self._moved(frames))
+                enhanced = self._network(*map(self._moved, (frames, *(past or ()))))
             else:
                 enhanced = self._network.network(self._moved(frames), self._moved(heatmap))
         return enhanced.float().cpu().numpy()
