@@ -177,7 +177,7 @@ def test_export_and_its_parity(tmp_path, precision, frames):
 
 @pytest.mark.parametrize('int8', [False, True])
 def test_the_graph_is_the_network(night, int8):
-    network = checkpoint.load(weights.checkpoint('exposure-first'))
+    network = checkpoint.load(weights.checkpoint('nano'))
     graph = ExposureFirstGraph(network, int8=int8).eval()
     names = {'stem.weight', 'encoder4.0.conv1.weight', 'up4.weight', 'head.bias'}
     assert names <= set(graph.state_dict())
@@ -193,7 +193,7 @@ def test_the_graph_is_the_network(night, int8):
 def test_int8_is_left_where_the_picture_is_added_up(tmp_path):
     """No sum, and no shuffle of features, between the first and the last layer in int8."""
     frames = [camera for camera, _ in sample.night_sequence(3)]
-    network = checkpoint.load(weights.checkpoint('exposure-first'))
+    network = checkpoint.load(weights.checkpoint('nano'))
     export.export(network, tmp_path / 'int8.onnx', 'int8', calibration=frames)
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / 'optimized.onnx')
@@ -204,7 +204,7 @@ def test_int8_is_left_where_the_picture_is_added_up(tmp_path):
     sums = sum(network.config.encoder_blocks) + sum(network.config.decoder_blocks) + 2
     assert inside.count('QLinearAdd') >= sums - 2  # the last one is read in float, one is told
     assert inside.count('Transpose') <= 3
-    full = Enhancer.load(str(weights.find('exposure-first')))
+    full = Enhancer.load(str(weights.find('nano')))
     small = Enhancer.load(str(tmp_path / 'int8.onnx'))
     one, other = (enhancer.network(frames[1])[0] for enhancer in (full, small))
     assert cv2.PSNR(one, other) > 32
