@@ -28,7 +28,9 @@ PROVIDERS = {
     'cuda': ['CUDAExecutionProvider', 'CPUExecutionProvider'],
     'tensorrt': ['TensorrtExecutionProvider', 'CUDAExecutionProvider', 'CPUExecutionProvider'],
 }
-DEVICES = ('auto', *PROVIDERS)
+OPENVINO = ('openvino', 'openvino:gpu', 'openvino:npu')
+"""Devices of the other runtime; see backends/openvino.py."""
+DEVICES = ('auto', *PROVIDERS, *OPENVINO)
 MOST_THREADS = 8
 """More do not pay for networks and frames of this size; they only wake up for each layer."""
 MOST_SIZES = 4
@@ -358,12 +360,19 @@ def engine_folder(path: Path, shape: tuple[int, ...]) -> Path:
 
     :raises OSError: the user wants nothing to be kept, by DAP_LED_CACHE=off.
     """
-    if os.environ.get('DAP_LED_CACHE') == 'off':
-        raise OSError('DAP_LED_CACHE is off')
-    cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
     content = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     size = 'x'.join(map(str, shape))
-    return cache / 'dap_led_ros' / 'tensorrt' / f'{content}-{size}-{_driver()}'
+    return cache_folder() / 'tensorrt' / f'{content}-{size}-{_driver()}'
+
+
+def cache_folder() -> Path:
+    """Where runtimes keep what they have made of a model.
+
+    :raises OSError: the user wants nothing to be kept, by DAP_LED_CACHE=off.
+    """
+    if os.environ.get('DAP_LED_CACHE') == 'off':
+        raise OSError('DAP_LED_CACHE is off')
+    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'dap_led_ros'
 
 
 def _driver() -> str:
