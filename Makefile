@@ -67,7 +67,7 @@ $(RUNTIME_STAMP): $(VENV)/bin/python setup.py constraints.txt
 
 $(TEST_STAMP): $(RUNTIME_STAMP)
 	@echo "Adding what the tests need, torch among it (once; a few minutes) ..."
-	$(INSTALL) -e '.[$(RUNTIME),bags,report,video,heif$(ROS_EXTRA),train,detect,test,lint]' $(NUMPY)
+	$(INSTALL) -e '.[$(RUNTIME),openvino,bags,report,video,heif$(ROS_EXTRA),train,detect,test,lint]' $(NUMPY)
 	$(INSTALL) --no-deps ultralytics
 	@touch $@
 

@@ -13,6 +13,7 @@ ros = ['rclpy', 'sensor-msgs', 'diagnostic-msgs', 'lifecycle-msgs', 'std-srvs', 
 extras = {
     'cpu': ['onnxruntime>=1.17,<2', *opencv],  # the network on a CPU; images and video
     'gpu': ['onnxruntime-gpu>=1.17,<2', *opencv],  # the same with CUDA
+    'openvino': ['openvino>=2024.4,<2027'],  # beside cpu: Intel's runtime, its GPUs and NPUs
     # reads and writes rosbag2 without a ROS installation, damaged and compressed ones too
     'bags': ['rosbags>=0.11,<0.12', 'mcap>=1.2,<2', 'zstandard>=0.20,<1'],
     'report': ['jinja2>=3.1,<4', 'plotly>=5,<8'],  # dap-led replay: one page, works offline

@@ -52,6 +52,7 @@ def examine() -> list[Finding]:
         check_one_of('OpenCV', OPENCV_WHEELS, wheels, 'opencv-python-headless', 'cv2'),
         check_one_of('ONNX Runtime', ONNXRUNTIME_WHEELS, wheels, 'onnxruntime', 'onnxruntime'),
         _check_model(),
+        *_runtimes(),
         _check_ros(),
     ]
 
@@ -94,6 +95,27 @@ def _check_model() -> Finding:
     except Exception as error:
         return Finding('problem', f'the default model does not load: {error}', 'mend the above')
     return Finding('ok', f'default model: {enhancer.model} on {enhancer.provider}')
+
+
+def _runtimes() -> list[Finding]:
+    """What each runtime takes on this machine, and which one device auto takes."""
+    try:
+        from dap_led_ros.inference import fastest, weights
+
+        choice = fastest.choose(weights.DEFAULT)
+    except Exception as error:
+        return [Finding('note', f'the runtimes were not measured: {error}', 'mend the above')]
+    if choice is None:
+        return []
+    plain = choice.milliseconds[fastest.PLAIN]
+    return [
+        Finding(
+            'ok',
+            f'{device:13}{taken:7.1f} ms  {taken / plain:5.2f} of {fastest.PLAIN}  {choice.size}'
+            + ('  <- device auto' if device == choice.device else ''),
+        )
+        for device, taken in choice.milliseconds.items()
+    ]
 
 
 def _check_ros() -> Finding:

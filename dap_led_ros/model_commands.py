@@ -54,7 +54,7 @@ def add_commands(commands: Any) -> None:
     measure.add_argument(
         '--sizes', nargs='+', type=size, default=[(640, 480), (1280, 720)], metavar='WxH'
     )
-    measure.add_argument('--device', default='auto', help='auto, cpu, cuda or tensorrt')
+    measure.add_argument('--device', default='auto', help='see README.md; default: auto')
     measure.add_argument('--threads', type=int, default=0)
     measure.add_argument('--tile', type=int, default=0, help='in tiles of so many pixels')
     measure.add_argument(

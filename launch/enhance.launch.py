@@ -57,7 +57,7 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         'device',
         default_value='',
-        description='auto, cpu, cuda or tensorrt; empty: as in params_file.',
+        description='auto, cpu, cuda, tensorrt, openvino, ...; empty: as in params_file.',
     ),
     DeclareLaunchArgument(
         'detect',

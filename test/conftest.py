@@ -29,6 +29,8 @@ def ros_environment(domain_key: str) -> dict[str, str]:
         **os.environ,
         'ROS_DOMAIN_ID': str(domain),
         'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
+        # Under device auto no time decides which runtime makes the frames that tests compare.
+        'DAP_LED_CACHE': 'off',
     }
 
 

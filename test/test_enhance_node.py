@@ -28,6 +28,7 @@ from ros_graph import (
     running,
     settle,
     stamp,
+    values,
 )
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
@@ -64,6 +65,24 @@ def test_a_checkpoint_of_the_training_runs_in_the_node(graph, start_node, night,
     picture, expected, log = run_in_the_node(graph, start_node, path, night[0])
     assert not np.array_equal(expected, picture)
     assert 'on torch ' in log
+
+
+def test_device_auto_says_what_it_chose_and_remembers(graph, start_node, tmp_path, night):
+    """In the log once, in the diagnostics always; the second start measures nothing."""
+    variables = {n: v for n, v in graph.variables.items() if n != 'DAP_LED_CACHE'}
+    variables['XDG_CACHE_HOME'] = str(tmp_path)
+    given = ['-p', 'warm_up:=["64x48"]']
+    for how in ('measured now', 'remembered'):
+        node = start_node('enhance', given, variables)
+        assert wait_until(lambda node=node: 'loaded in' in node.log, 30), node.log
+        lines = [line for line in node.log.splitlines() if 'device auto: ' in line]
+        assert len(lines) == 1 and 'cpu:extended' in lines[0] and how in lines[0]
+        if how == 'measured now':
+            node.interrupt()
+    camera = graph.camera()
+    assert wait_until(camera.connected), node.log
+    status = camera.diagnosed(lambda one: 'device auto' in values(one))
+    assert status is not None and values(status)['device auto'] in lines[0]
 
 
 def test_every_encoding_comes_back_enhanced(running, night):
@@ -363,7 +382,7 @@ def test_its_output_may_take_the_place_of_the_camera(graph, start_node, night):
     ('parameter', 'said'),
     [
         ('model:=huge', 'no model .*one of: .*nano'),
-        ('device:=gpu', 'use one of auto, cpu, cuda'),
+        ('device:=gpu', 'use one of auto, cpu, cpu:extended'),
         ('qos:=best', 'use one of auto, sensor_data, reliable'),
         ('threads:=-1', 'threads'),
         ('model:=3', 'model'),

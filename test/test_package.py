@@ -39,6 +39,7 @@ OF_EXTRAS |= {
     'mcap_protobuf',
     'onnxruntime',
     'onnxscript',
+    'openvino',
     'pillow_heif',
     'pyiqa',
     'ray',

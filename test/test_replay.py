@@ -36,7 +36,7 @@ from dap_led_ros.evaluation import codec, enhancing, recording, replay, segments
 from dap_led_ros.evaluation.background import in_background
 from dap_led_ros.evaluation.commands import add_commands
 from dap_led_ros.evaluation.recording import Recording
-from dap_led_ros.inference import Enhancer
+from dap_led_ros.inference import Enhancer, fastest
 from dap_led_ros.inference.stream import Stream
 
 IMAGE, COMPRESSED = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'
@@ -405,6 +405,21 @@ def test_a_model_that_was_trained_on_is_not_gone_on_with(tmp_path):
         replay.prepare(options_of(*words, '--resume'))
 
 
+def test_a_run_keeps_the_runtime_that_it_began_with(tmp_path, monkeypatch):
+    """Another one rounds otherwise, and the next measurement may find another."""
+    write(tmp_path / 'bag', 'mcap')
+    words = ('replay', tmp_path / 'bag', '--out', tmp_path / 'out')
+    chosen = fastest.Choice('cpu:extended', {'cpu': 2.0, 'cpu:extended': 1.0}, '640x480', 9)
+    monkeypatch.setattr(fastest, 'choose', lambda model: chosen)
+    job = replay.prepare(options_of(*words))
+    job.begin()
+    assert job.options.device == 'cpu:extended'  # what workers load
+    monkeypatch.setattr(fastest, 'choose', lambda model: None)
+    assert replay.prepare(options_of(*words, '--resume')).options.device == 'cpu:extended'
+    given = options_of(*words, '--resume', '--device', 'cpu')
+    assert replay.prepare(given).options.device == 'cpu'
+
+
 def test_several_processes_may_write_the_same_file(tmp_path):
     """As when Ray takes a worker for dead that still writes its segment."""
     path, value = tmp_path / 'same.json', list(range(1000))
@@ -455,7 +470,8 @@ def test_segments_are_the_same_whoever_writes_them(tmp_path, monkeypatch):
     job = replay.prepare(options_of(*words, '--out', tmp_path / 'several'))
     job.begin()
     for numbers in ([3], [1, 0], [2]):
-        job.enhance(Enhancer.load(threads=1), numbers, threading.Event())
+        enhancer = Enhancer.load(device=job.options.device, threads=1)
+        job.enhance(enhancer, numbers, threading.Event())
     assert job.left() == []
     assert run(*words, '--out', tmp_path / 'several', '--resume') == 0
     files = [sorted((tmp_path / out / 'bag').iterdir()) for out in ('one', 'several')]

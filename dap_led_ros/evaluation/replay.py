@@ -43,7 +43,7 @@ from dap_led_ros.evaluation.measuring import Detection, Measuring, measure_run
 from dap_led_ros.evaluation.recording import Recording
 from dap_led_ros.evaluation.topics import CAMERA_INFO, Topic
 from dap_led_ros.evaluation.video import write_videos
-from dap_led_ros.inference import Enhancer, weights
+from dap_led_ros.inference import Enhancer, fastest, weights
 from dap_led_ros.stopping import stop_wished
 
 ALONE_FRAMES, ALONE_SECONDS = 10, 0.5
@@ -109,6 +109,10 @@ def prepare(options: argparse.Namespace) -> Job:
         'humble': options.humble,
     }
     before = _may_write(out, asked, options.resume)
+    if options.device == 'auto':
+        # Another runtime rounds otherwise: the whole run, and all its workers, have the same.
+        options.device = before.get('device') or _fastest(options.model)
+    asked['device'] = options.device
     # Here, since a cluster's workers load it too late to tell.
     model = weights.find(options.model)
     recording = Recording(options.bag)
@@ -129,6 +133,12 @@ def prepare(options: argparse.Namespace) -> Job:
     asked['no_reference'] = options.iqa
     asked['others'] = what.reasons
     return Job(options, what, _references(options.reference, recording, what), asked)
+
+
+def _fastest(model: str) -> str:
+    """The device that auto stands for on this machine."""
+    choice = fastest.choose(model)
+    return choice.device if choice else 'auto'
 
 
 def _note_left_out(recording: Recording, storage: str) -> None:

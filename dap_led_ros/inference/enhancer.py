@@ -98,7 +98,8 @@ class Enhancer:
         :param model: a name, an .onnx file (ONNX Runtime), or a .safetensors checkpoint of
             dap_led_training (PyTorch). On a CPU a name stands for the model's int8 form, where it
             has one.
-        :param device: auto, cpu, cuda or tensorrt; see OnnxBackend.
+        :param device: auto, cpu, cuda or tensorrt, see OnnxBackend; openvino, openvino:gpu or
+            openvino:npu, see OpenVinoBackend.
         :param threads: threads of one inference; 0 is one per core, see default_threads().
         :param precision: of a checkpoint; see TorchBackend. An .onnx file has its own.
         :param tile: longest side, in pixels, that a DAP-LED checkpoint sees at once: memory is
@@ -137,8 +138,18 @@ class Enhancer:
             raise ValueError('to compile needs a checkpoint: an .onnx file is a graph already')
         if tile:
             raise ValueError('tiles need a checkpoint: an .onnx file runs on whole frames alone')
-        from dap_led_ros.inference.backends.onnx import PROVIDERS, OnnxBackend, wanted_providers
+        from dap_led_ros.inference.backends.onnx import (
+            OPENVINO,
+            PROVIDERS,
+            OnnxBackend,
+            wanted_providers,
+        )
 
+        if device in OPENVINO:
+            from dap_led_ros.inference.backends.openvino import OpenVinoBackend
+
+            path = weights.in_int8(model) or path if device == 'openvino' else path
+            return cls(OpenVinoBackend(path, device, threads), path.stem)
         if wanted_providers(device) == PROVIDERS['cpu']:
             path = weights.in_int8(model) or path
         return cls(OnnxBackend(path, device, threads), path.stem)

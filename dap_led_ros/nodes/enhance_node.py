@@ -28,7 +28,7 @@ from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool
 
 from dap_led_ros.bit_depth import BitDepth
-from dap_led_ros.inference import Enhancer
+from dap_led_ros.inference import Enhancer, fastest
 from dap_led_ros.nodes import detections, findings, parameters, running
 from dap_led_ros.nodes.arguments import usage, warn_of_misfits
 from dap_led_ros.nodes.camera import Camera
@@ -200,6 +200,14 @@ class EnhanceNode(LifecycleNode):
 
     def _load_model(self, device: str) -> None:
         wanted = self.wanted
+        self.engine.choice = ''
+        if device == 'auto' and any(wanted.warm_up):
+            width, height = map(int, next(filter(None, wanted.warm_up)).split('x'))
+            choice = fastest.choose(wanted.model, wanted.threads, (width, height), self._load)
+            if choice:
+                self.engine.choice = str(choice)
+                self.get_logger().info(f'device auto: {choice}')
+                device = device if choice.device == fastest.PLAIN else choice.device
         start = time.monotonic()
         enhancer = self._load(wanted.model, device, wanted.threads)
         loaded = time.monotonic()

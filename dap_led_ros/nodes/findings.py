@@ -74,6 +74,7 @@ def status(
     made = DiagnosticStatus(name=name, hardware_id=topic, level=found[0].level)
     made.message = '; '.join(troubles) or found[0].text
     values = {'model': engine.model, 'device': engine.provider}
+    values |= {'device auto': engine.choice} if engine.choice else {}
     values |= health.values(time.monotonic())
     made.values = [KeyValue(key=key, value=value) for key, value in values.items()]
     return made

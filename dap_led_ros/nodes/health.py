@@ -190,6 +190,8 @@ class Engine:
 
     model: str = ''
     provider: str = ''
+    choice: str = ''
+    """Under device auto: the runtime that was chosen, and the times of all."""
     fell_back: str = ''
     """Why the model moved to the CPU while running; empty: it did not."""
     busy_since: float | None = None

@@ -25,10 +25,13 @@ from dap_led_ros.inference import model_file
 
 PROVIDERS = {
     'cpu': ['CPUExecutionProvider'],
+    'cpu:extended': ['CPUExecutionProvider'],  # without a layout of its own for convolutions
     'cuda': ['CUDAExecutionProvider', 'CPUExecutionProvider'],
     'tensorrt': ['TensorrtExecutionProvider', 'CUDAExecutionProvider', 'CPUExecutionProvider'],
 }
-DEVICES = ('auto', *PROVIDERS)
+OPENVINO = ('openvino', 'openvino:gpu', 'openvino:npu')
+"""Devices of the other runtime; see backends/openvino.py."""
+DEVICES = ('auto', *PROVIDERS, *OPENVINO)
 MOST_THREADS = 8
 """More do not pay for networks and frames of this size; they only wake up for each layer."""
 MOST_SIZES = 4
@@ -91,9 +94,10 @@ class OnnxBackend:
     def __init__(self, path: Path, device: str = 'auto', threads: int = 0) -> None:
         """Load a model, and the prior beside it where it needs one.
 
-        :param device: auto (CUDA if it works, else CPU), or cpu, cuda or tensorrt (an error if it
-            does not work). The first frame of each size waits minutes for its TensorRT engine;
-            engines are kept in the user's cache.
+        :param device: auto (CUDA if it works, else CPU), or cpu, cpu:extended, cuda or tensorrt
+            (an error if it does not work). cpu:extended is faster than cpu on some processors.
+            The first frame of each size waits minutes for its TensorRT engine; engines are kept
+            in the user's cache.
         :param threads: threads of one inference; 0 is one per core that this process may use, at
             most MOST_THREADS.
         :raises ValueError: the device's name is wrong, or the file is no model of this kind.
@@ -103,6 +107,7 @@ class OnnxBackend:
         self._runtime = runtime()
         model_file.check(path)
         self._path, self._threads = path, threads
+        self._extended = device == 'cpu:extended'
         self._wanted = wanted_providers(device)
         self._session = self._open(path)
         self.provider = self._session.get_providers()[0]
@@ -268,6 +273,9 @@ class OnnxBackend:
         options = self._runtime.SessionOptions()
         options.intra_op_num_threads = self._threads or default_threads()
         options.log_severity_level = 3  # errors only; what is wrong is raised
+        if self._extended:
+            levels = self._runtime.GraphOptimizationLevel
+            options.graph_optimization_level = levels.ORT_ENABLE_EXTENDED
         # Threads that wait between frames shall sleep: the camera's driver needs the core.
         options.add_session_config_entry('session.force_spinning_stop', '1')
         shape: tuple[int, ...] = ()
@@ -373,12 +381,19 @@ def engine_folder(path: Path, shape: tuple[int, ...]) -> Path:
 
     :raises OSError: the user wants nothing to be kept, by DAP_LED_CACHE=off.
     """
-    if os.environ.get('DAP_LED_CACHE') == 'off':
-        raise OSError('DAP_LED_CACHE is off')
-    cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
     content = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     size = 'x'.join(map(str, shape))
-    return cache / 'dap_led_ros' / 'tensorrt' / f'{content}-{size}-{_driver()}'
+    return cache_folder() / 'tensorrt' / f'{content}-{size}-{_driver()}'
+
+
+def cache_folder() -> Path:
+    """Where runtimes keep what they have made of a model.
+
+    :raises OSError: the user wants nothing to be kept, by DAP_LED_CACHE=off.
+    """
+    if os.environ.get('DAP_LED_CACHE') == 'off':
+        raise OSError('DAP_LED_CACHE is off')
+    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'dap_led_ros'
 
 
 def _driver() -> str:

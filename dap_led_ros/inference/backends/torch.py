@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dap_led_ros.inference.backends.onnx import check_device, default_threads
+from dap_led_ros.inference.backends.onnx import OPENVINO, check_device, default_threads
 
 PRECISIONS = ('auto', 'fp32', 'bf16', 'fp16')
 
@@ -43,8 +43,8 @@ class TorchBackend:
             there, or there is no compiler.
         """
         check_device(device)
-        if device == 'tensorrt':
-            raise ValueError('TensorRT runs .onnx files: make one with dap-led export')
+        if device in ('tensorrt', *OPENVINO):
+            raise ValueError(f'{device} runs .onnx files: make one with dap-led export')
         if precision not in PRECISIONS:
             raise ValueError(f'precision is {precision!r}: use one of {", ".join(PRECISIONS)}')
         try:
