@@ -66,6 +66,20 @@ def test_int8_is_what_a_name_stands_for_and_close(frame):
 
 
 @needs_openvino
+def test_what_a_stream_has_seen_goes_in_as_in_onnxruntime(frame):
+    streams = [Enhancer.load(str(weights.find('nano')), name, 1) for name in ('openvino', 'cpu')]
+    assert all(enhancer.remembers for enhancer in streams)
+    streams = [enhancer.stream() for enhancer in streams]
+    rng = np.random.default_rng(0)
+    for index in range(3):
+        noisy = np.clip(frame + rng.normal(0, 3, frame.shape), 0, 255).astype(np.uint8)
+        found, expected = (one.enhance(noisy, index * 40_000_000).frame for one in streams)
+    assert np.abs(found.astype(int) - expected).max() <= 1
+    alone = Enhancer.load(str(weights.find('nano')), 'cpu', 1).enhance(noisy).frame
+    assert np.abs(expected.astype(int) - alone).max() > 1  # the past does something
+
+
+@needs_openvino
 def test_each_of_four_sizes_is_compiled_and_others_run_too(frame, cache):
     enhancer = Enhancer.load(str(weights.find('nano')), 'openvino', 1)
     plain = Enhancer.load(str(weights.find('nano')), 'cpu', 1)

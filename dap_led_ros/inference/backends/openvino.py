@@ -17,6 +17,7 @@ import numpy as np
 
 from dap_led_ros.inference import model_file
 from dap_led_ros.inference.backends.onnx import (
+    HISTORY,
     MOST_SIZES,
     OPENVINO,
     cache_folder,
@@ -74,7 +75,10 @@ class OpenVinoBackend:
             raise ValueError(f'{path} cannot be loaded as a model: {error}') from None
         kinds = [one.element_type.get_type_name() for one in inputs]
         names = [one.any_name for one in inputs]
-        if not inputs or kinds[0] not in ('f32', 'u8') or names[1:] not in ([], ['strength']):
+        self.remembers = set(HISTORY) <= set(names)
+        """Takes what a stream has seen before."""
+        known = {'strength', *(HISTORY if self.remembers else ())}
+        if not inputs or kinds[0] not in ('f32', 'u8') or set(names[1:]) - known:
             raise ValueError(
                 f'{path} does not run in OpenVINO: expected one float input (B, 3, H, W), as '
                 'dap-led export writes it without --prior second; set device to cpu'
@@ -92,12 +96,20 @@ class OpenVinoBackend:
         """No model here is guided."""
         raise ValueError('this model takes no heat-map')
 
-    def run(self, frames: np.ndarray, heatmap: np.ndarray | None = None) -> np.ndarray:
+    def run(
+        self,
+        frames: np.ndarray,
+        heatmap: np.ndarray | None = None,
+        past: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> np.ndarray:
         """Run the network once; thread-safe.
 
         :param frames: (1, 3, H, W) float32 in [0, 1], or (1, H, W, 3) uint8 if takes_frames.
+        :param past: fused and count, if remembers, as for OnnxBackend.run().
         """
         given = {self._names[0]: frames}
+        if self.remembers:
+            given |= zip(HISTORY, past or (frames, np.zeros_like(frames[:, :1])))
         if 'strength' in self._names:
             given['strength'] = np.ones((), np.float32)
         return self._of_size(frames.shape).run(given)
@@ -117,7 +129,10 @@ class OpenVinoBackend:
     def _compile(self, shape: tuple[int, ...] | None) -> _Compiled:
         model = self._core.read_model(self._path)
         if shape:
-            model.reshape({self._names[0]: list(shape)})
+            shapes = {self._names[0]: list(shape)}
+            if self.remembers:
+                shapes |= zip(HISTORY, (list(shape), [1, 1, *shape[2:]]))
+            model.reshape(shapes)
         compiled = self._core.compile_model(model, self._device, self._options)
         self.provider = f'OpenVINO {", ".join(compiled.get_property("EXECUTION_DEVICES"))}'
         return _Compiled(compiled)
