@@ -189,9 +189,7 @@ def test_a_damaged_or_mismatched_pair_is_explained(tmp_path):
     ('arguments', 'said'),
     [
         (['--variant', 'low_blur'], '--variant needs --lol-blur'),
-        (['--steps', '3'], 'belong to --ablation'),
-        (['--ablation', 'c.yaml'], '--ablation needs --out DIR'),
-        (['nano', '--ablation', 'c.yaml', '--out', 'runs'], 'no MODEL'),
+        (['--ablation', 'c.yaml', '--out', 'runs'], 'python -m dap_led_training.ablation CONFIG'),
     ],
 )
 def test_arguments_that_contradict_one_another_are_refused(arguments, said, capsys):

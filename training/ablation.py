@@ -1,4 +1,6 @@
-"""The paper's ablations, re-run: which prompt, which losses, and what the prior is worth.
+"""The paper's ablations: python -m dap_led_training.ablation CONFIG --out DIR.
+
+Which prompt, which losses, and what the prior is worth.
 
 Each row trains one recipe with a single thing replaced and measures it. Every run has a folder
 of its own: what is done is not run again, and what was interrupted goes on. Rows that come to the
@@ -17,8 +19,9 @@ from tqdm import tqdm
 
 from dap_led_ros.inference import Enhancer
 from dap_led_ros.models.dap_led import PRESETS
-from dap_led_training import evaluate, metrics
+from dap_led_training import configuration, evaluate, metrics
 from dap_led_training.data.config import DataConfig
+from dap_led_training.data.pairs import VARIANTS
 from dap_led_training.data.photographs import find_photographs
 from dap_led_training.evaluate import Sample
 from dap_led_training.loop import as_plain, write_whole
@@ -256,3 +259,26 @@ def _metrics() -> dict[str, metrics.Metric]:
 
 def _json(values: dict) -> str:
     return json.dumps(values, indent=2, allow_nan=False)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train and measure the rows, and print the tables."""
+    parser = configuration.parser('ablation', __doc__)
+    parser.add_argument('--lol-blur', metavar='ROOT', help="in place of the config's data")
+    parser.add_argument('--variant', choices=VARIANTS, help=f'default: {VARIANTS[0]}')
+    parser.add_argument('--steps', type=int, help='of each run, in place of the recipe')
+    parser.add_argument('--tables', nargs='+', choices=TITLES, help='default: all three')
+    options = parser.parse_args(arguments)
+    if options.variant and not options.lol_blur:
+        parser.error('--variant needs --lol-blur')
+    config = configuration.load(options.config, TrainConfig)
+    if options.photographs:
+        config = dataclasses.replace(config, data=DataConfig(photographs=options.photographs))
+    if options.lol_blur:
+        data = DataConfig(lol_blur=options.lol_blur, variant=options.variant or VARIANTS[0])
+        config = dataclasses.replace(config, data=data)
+    ablate(config, options.out, options.steps, options.tables)
+
+
+if __name__ == '__main__':
+    configuration.run(main)

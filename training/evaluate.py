@@ -11,7 +11,6 @@ no training and no validation. To compare recipes is not what it is for. DATA is
   --unpaired FOLDER         frames without targets, such as Real-LOL-Blur
 
 The protocol of each, and the versions that the figures depend on, are printed above its table.
-With --ablation CONFIG it trains and measures the rows of the paper's ablations; see ablation.py.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -30,7 +30,6 @@ from tqdm import tqdm
 
 from dap_led_training import chart, configuration, judge, judge_generator, metrics
 from dap_led_training.data import pairs as data
-from dap_led_training.data.config import DataConfig
 from dap_led_training.data.photographs import find_photographs, read_rgb
 from dap_led_training.methods import Method, load_methods
 from dap_led_training.metrics import Metric
@@ -92,45 +91,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument('--pairs', nargs=2, metavar=('DEGRADED', 'TARGET'))
     parser.add_argument('--unpaired', metavar='FOLDER')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures here too')
-    parser.add_argument('--ablation', type=Path, metavar='CONFIG', help='recipe to take apart')
-    parser.add_argument('--out', type=Path, metavar='DIR', help='runs of the ablation')
-    parser.add_argument('--steps', type=int, help='of each run, in place of the recipe')
-    parser.add_argument(
-        '--tables',
-        nargs='+',
-        choices=('prompt', 'losses', 'prior'),
-        help='of the ablation; default: all three',
-    )
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if '--ablation' in arguments:
+        parser.error(
+            '--ablation is a command now: python -m dap_led_training.ablation CONFIG --out DIR'
+        )
     options = parser.parse_args(arguments)
     if options.variant and not options.lol_blur:
         parser.error('--variant needs --lol-blur')
-    if options.ablation:
-        if not options.out:
-            parser.error('--ablation needs --out DIR')
-        if any((options.models, options.pairs, options.unpaired, options.json)):
-            parser.error(
-                '--ablation takes its data from CONFIG, --photographs or --lol-blur, and no MODEL'
-            )
-        _ablate(options)
-    elif options.out or options.steps or options.tables:
-        parser.error('--out, --steps and --tables belong to --ablation')
-    else:
-        _evaluate(options)
-
-
-def _ablate(options: argparse.Namespace) -> None:
-    from dap_led_training import ablation
-
-    config = configuration.load(options.ablation, TrainConfig)
-    if options.photographs:
-        config = dataclasses.replace(config, data=DataConfig(photographs=options.photographs))
-    if options.lol_blur:
-        given = DataConfig(lol_blur=options.lol_blur, variant=options.variant or data.VARIANTS[0])
-        config = dataclasses.replace(config, data=given)
-    ablation.ablate(config, options.out, options.steps, options.tables)
-
-
-def _evaluate(options: argparse.Namespace) -> None:
     models = options.models or ['nano']
     methods, frames = load_methods(models), _frames(options)
     report: dict = {'versions': metrics.versions()}
