@@ -92,6 +92,9 @@ def _print(minutes: float, robot: _Robot, probe: Probe, samples: list[Sample]) -
     print(f'  came back               {len(probe.received)}')
     memory = f'{before.megabytes:.0f} -> {after.megabytes:.0f} MB ({drift:+.1f}%)'
     print(f'  resident memory         {memory}')
+    tenths = np.array_split([one.megabytes for one in samples], min(10, len(samples)))
+    series = ' '.join(f'{np.median(tenth):.0f}' for tenth in tenths)
+    print(f'  its medians by tenths   {series} MB')
     print(f'  threads                 {before.threads:.0f} -> {after.threads:.0f}')
     print(f'  open files              {before.files:.0f} -> {after.files:.0f}')
     print(f'  shared-memory segments  {before.segments:.0f} -> {after.segments:.0f}')
