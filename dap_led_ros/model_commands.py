@@ -62,6 +62,9 @@ def add_commands(commands: Any) -> None:
     )
     measure.add_argument('--frames', type=int, default=30, help='of each method at each size')
     measure.add_argument('--json', type=Path)
+    measure.add_argument(
+        '--share', type=Path, metavar='REPORT.json', help='to show others: no path and no name'
+    )
     measure.add_argument('--plot', type=Path, help='path of a .png or .svg')
     measure.set_defaults(run=_benchmark)
 
@@ -133,7 +136,7 @@ def _benchmark(options: argparse.Namespace) -> int:
 
     if options.frames < 1:
         raise ValueError(f'--frames is {options.frames}: use 1 or more')
-    for output in (options.json, options.plot):
+    for output in (options.json, options.share, options.plot):
         if output and not output.parent.is_dir():
             raise ValueError(f'{output.parent} is no folder: make it first')
     if options.plot and options.plot.suffix not in ('.png', '.svg'):
@@ -152,6 +155,9 @@ def _benchmark(options: argparse.Namespace) -> int:
     print(benchmark.table(rows))
     if options.json:
         benchmark.write_json(rows, options.json, limits)
+    if options.share:
+        benchmark.write_share(rows, options.share, limits)
+        print(f'{options.share}: nothing was sent; attach it to an issue, to show others')
     if options.plot:
         benchmark.plot(rows, options.plot)
     return 0

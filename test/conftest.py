@@ -22,6 +22,18 @@ from dap_led_ros import sample
 __all__ = ['video_msgs', 'vision_msgs']  # one for the whole session
 
 
+# Under device auto no time decides which runtime makes the frames that tests compare.
+os.environ['DAP_LED_CACHE'] = 'off'
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """The cache switched on, in a folder of the test's own."""
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    monkeypatch.delenv('DAP_LED_CACHE')
+    return tmp_path / 'cache' / 'dap_led_ros'
+
+
 def ros_environment(domain_key: str) -> dict[str, str]:
     """An environment whose ROS graph is its own and never leaves this machine."""
     domain = 10 + zlib.crc32(f'{os.getpid()} {domain_key}'.encode()) % 90
@@ -29,8 +41,6 @@ def ros_environment(domain_key: str) -> dict[str, str]:
         **os.environ,
         'ROS_DOMAIN_ID': str(domain),
         'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
-        # Under device auto no time decides which runtime makes the frames that tests compare.
-        'DAP_LED_CACHE': 'off',
     }
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
+import platform
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,32 @@ def test_every_method_is_measured_in_one_run(model, tmp_path, capsys):
     assert eager['provider'] == 'torch cpu fp32' and eager['rss_mb'] is None
     assert rows[benchmark.CLAHE, '64x48']['gmac'] is None
     assert picture.stat().st_size > 5000
+
+
+def test_every_runtime_has_a_row_and_shares_it(tmp_path, capsys, monkeypatch):
+    """Under device auto; for a model in int8 there is a limit in int8; no path is shared."""
+    onnx = pytest.importorskip('onnx', reason="no onnx: pip install 'dap_led_ros[train]'")
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    noted = onnx.load(weights.in_int8('nano'))
+    notes = {entry.key: entry.value for entry in noted.metadata_props}
+    onnx.helper.set_model_props(noted, notes | {'gmac_per_megapixel': '13.16'})
+    model, report = tmp_path / 'model.onnx', tmp_path / 'report.json'
+    onnx.save(noted, model)
+    sizes = ('--sizes', '96x64', '--frames', '2', '--threads', '1', '--share', str(report))
+    assert run('benchmark', str(model), *sizes) == 0
+    assert 'nothing was sent' in capsys.readouterr().out
+    written = json.loads(report.read_text())
+    rows = {row['method']: row for row in written['rows']}
+    assert rows['model.onnx: cpu:extended']['alike_db'] > 30
+    if importlib.util.find_spec('openvino'):
+        assert rows['model.onnx: openvino']['provider'] == 'OpenVINO CPU'
+        assert rows['model.onnx: openvino']['alike_db'] > 30
+    limit = rows[f'model.onnx: {benchmark.INT8_LIMIT}']
+    own = rows['model.onnx']
+    assert own['share_of_int8_limit'] == pytest.approx(limit['network_ms'] / own['network_ms'])
+    assert written['versions']['onnxruntime'] and written['architecture']
+    private = (str(tmp_path), str(Path.home()), platform.node())
+    assert not [one for one in private if one in report.read_text()]
 
 
 def test_methods_take_turns(night):

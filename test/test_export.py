@@ -342,6 +342,7 @@ def test_an_engine_is_kept_by_model_shape_and_driver(
     nano_core, nano_frames, monkeypatch, tmp_path
 ):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    monkeypatch.delenv('DAP_LED_CACHE')
     shapes = (1, 3, 480, 640), (1, 3, 720, 1280)
     folders = {engine_folder(p, s) for p in (nano_core, nano_frames) for s in shapes}
     assert len(folders) == 4

@@ -35,10 +35,7 @@ class Loads:
         return self.fakes[device.replace(':', '_')]
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-    return tmp_path / 'dap_led_ros' / 'fastest'
+pytestmark = pytest.mark.usefixtures('cache')
 
 
 def choose(load: object, **more: object) -> fastest.Choice | None:
@@ -52,14 +49,14 @@ def test_the_fastest_is_taken_and_remembered(cache, monkeypatch):
     assert first.device == again.device == 'cpu:extended'
     assert not first.remembered and again.remembered and len(loads.asked) == before
     assert first.milliseconds == again.milliseconds and 'measured now' in str(first)
-    assert len(list(cache.iterdir())) == 1
+    assert len(list((cache / 'fastest').iterdir())) == 1
     # Another size, number of threads, machine or version: measured anew.
     fastest.choose('nano', 1, (80, 48), loads)
     fastest.choose('nano', 2, (64, 48), loads)
     monkeypatch.setattr(fastest, 'machine', lambda: 'another')
     choose(loads)
-    assert len(list(cache.iterdir())) == 4
-    next(cache.iterdir()).write_text('{broken')
+    assert len(list((cache / 'fastest').iterdir())) == 4
+    next((cache / 'fastest').iterdir()).write_text('{broken')
     assert choose(loads).device == 'cpu:extended'
 
 

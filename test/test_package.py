@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -258,3 +259,27 @@ def test_launch_files_show_their_arguments(name):
     ).stdout
     for argument in DECLARED.findall(launch_text(name)):
         assert f"'{argument}':" in shown
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('python', ['3.10', '3.12'])
+def test_wheels_for_aarch64_are_there(tmp_path, python):
+    """For Jetsons and Raspberry Pis, from Ubuntu 22.04 on; nothing is installed."""
+    known = ('cpu', 'openvino', 'bags')
+    extras = [re.search(rf"'{name}': \[(.*?)\]", setup_text(), re.DOTALL)[1] for name in known]
+    wanted = re.findall(r"'([^']+)'", ' '.join(extras))
+    wanted += re.findall(r"'(opencv[^']+|pillow>[^']+)'", setup_text())[:2]
+    command = [sys.executable, '-m', 'pip', 'install', '--dry-run', '--ignore-installed']
+    command += ['--only-binary=:all:', '--python-version', python, '--target', str(tmp_path)]
+    for glibc in (17, 24, 26, 27, 28, 31, 34, 35):
+        command += ['--platform', f'manylinux_2_{glibc}_aarch64']
+    command += ['--platform', 'manylinux2014_aarch64', '--report', str(tmp_path / 'report.json')]
+    done = subprocess.run([*command, *wanted], capture_output=True, text=True)
+    if re.search(r'NewConnectionError|Temporary failure in name resolution', done.stderr):
+        pytest.skip('offline')
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads((tmp_path / 'report.json').read_text())['install']
+    names = {one['metadata']['name'].lower() for one in found}
+    assert {'onnxruntime', 'opencv-python-headless', 'openvino', 'numpy', 'mcap'} <= names
+    wheels = ' '.join(one['download_info']['url'] for one in found)
+    assert wheels.count('aarch64') >= 4 and 'x86_64' not in wheels

@@ -119,6 +119,7 @@ def test_the_node_writes_nothing_but_its_log(graph, start_node, tmp_path, night)
 
 def test_the_cache_of_engines_can_be_switched_off(monkeypatch, tmp_path):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    monkeypatch.delenv('DAP_LED_CACHE')
     arguments = ('TensorrtExecutionProvider', weights.find('nano'), (1, 3, 480, 640), False)
     kept = backend.provider_options(*arguments)['trt_engine_cache_path']
     assert kept.startswith(f'{tmp_path}/dap_led_ros/tensorrt/')

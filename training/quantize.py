@@ -19,8 +19,8 @@ import onnx
 import onnxruntime
 from tqdm import tqdm
 
-from dap_led_ros.inference import Enhancer, weights
-from dap_led_ros.inference.export import INT8_LAYERS, quantized
+from dap_led_ros.inference import Enhancer, checkpoint, weights
+from dap_led_ros.inference.export import INT8_LAYERS, export, quantized
 from dap_led_training import configuration, metrics
 from dap_led_training.data.photographs import find_photographs, read_rgb
 from dap_led_training.degradation.night_blur import NightBlurConfig, degrade, margin
@@ -52,9 +52,14 @@ def calibration_frames(photographs: list[Path]) -> Iterator[np.ndarray]:
 
 def quantize(source: Path, out: Path, photographs: list[Path], way: str) -> None:
     """Write an int8 model, in one of WAYS."""
-    model = quantized(onnx.load(source), calibration_frames(photographs), out, WAYS[way])
-    notes = {entry.key: entry.value for entry in model.metadata_props}
-    onnx.helper.set_model_props(model, notes | {'precision': 'int8'})
+    core, frames = onnx.load(source), calibration_frames(photographs)
+    notes = {entry.key: entry.value for entry in core.metadata_props} | {'precision': 'int8'}
+    beside = source.with_suffix('.safetensors')
+    if WAYS[way] is None and beside.is_file():  # the graph for int8 is not that for floats
+        export(checkpoint.load(beside), out, 'int8', calibration=frames, notes=notes)
+        return
+    model = quantized(core, frames, out, WAYS[way])
+    onnx.helper.set_model_props(model, notes)
     onnx.save(model, out)
 
 

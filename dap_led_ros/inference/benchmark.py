@@ -2,13 +2,16 @@
 
 All methods take turns, frame by frame, so that what else the machine does hits them alike; times
 are medians and 95th percentiles of the whole way from uint8 frame to uint8 frame, without the
-scorer. The limit is a stack of 3x3 convolutions, 64 to 64 features at 1/4 of the frame's size,
-with as many multiply-accumulates as the model, in the same runtime. Memory and cold start are
-those of a process that does nothing else.
+scorer. Under device auto every runtime that is installed has a row. The limit is a stack of 3x3
+convolutions, 64 to 64 features at 1/4 of the frame's size, with as many multiply-accumulates as
+the model, in the same runtime; for a model in int8 one in int8 stands beside it. Memory and cold
+start are those of a process that does nothing else.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
 import json
 import os
 import platform
@@ -17,8 +20,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -33,6 +37,7 @@ WARM_UP = 3
 PAUSE = 0.005
 """Seconds before each call: threads of the method before still wait for more, and take a core."""
 CLAHE, EAGER, LIMIT = 'OpenCV CLAHE', 'torch fp32, eager', 'limit: 3x3 convolutions'
+INT8_LIMIT = 'limit: int8 convolutions'
 _FEATURES = 64
 
 Method = Callable[[np.ndarray], dict[str, float]]
@@ -81,6 +86,9 @@ class Row:
     gmac_per_s: float | None
     """Of the network alone."""
     share_of_limit: float | None
+    share_of_int8_limit: float | None = None
+    alike_db: float | None = None
+    """Of another runtime's frame: PSNR against the model's own, 99 where they are the same."""
     rss_mb: float | None = None
     gpu_mb: float | None = None
     cold_start_s: float | None = None
@@ -117,17 +125,25 @@ def benchmark(
         methods: dict[str, Method] = {CLAHE: clahe}
         providers = {CLAHE: 'cpu'}
         gmacs: dict[str, float] = {}
+        alike: dict[str, float] = {}
         for model, enhancer in enhancers.items():
             gmac = gmac_of(weights.find(model), width, height)
             timed = {model: (enhancer, _staged(enhancer))}
             if eager := _eager(given[model], device, threads):
                 timed[f'{model}: {EAGER}'] = (eager, _staged(eager))
+            for other, of_other in _others(given[model], device, threads).items():
+                timed[f'{model}: {other}'] = (of_other, _staged(of_other))
             limit = gmac and _limit(gmac, (width, height), device, threads)
             # Beside another device's limit a share would say nothing.
             if limit and _on_cpu(limit[0]) == _on_cpu(enhancer):
                 timed[f'{model}: {LIMIT}'] = limit
+                if describe(weights.find(model)).get('precision') == 'int8':
+                    int8 = _limit(gmac, (width, height), device, threads, int8=True)
+                    timed[f'{model}: {INT8_LIMIT}'] = int8
             for name, (owner, method) in timed.items():
                 methods[name], providers[name] = method, owner.provider
+                if isinstance(owner, Enhancer) and owner is not enhancer:
+                    alike[name] = _alike(owner, enhancer, frame)
                 if gmac:
                     gmacs[name] = gmac
         times = take_turns(methods, frame, frames)
@@ -135,6 +151,7 @@ def benchmark(
             rows.append(
                 _row(name, (width, height), providers[name], stages, gmacs.get(name), times)
             )
+            rows[-1] = replace(rows[-1], alike_db=alike.get(name))
         for index, row in enumerate(rows):
             if row.method in enhancers and row.size == f'{width}x{height}':
                 alone = _alone(row.method, device, threads, tile, compiled, (width, height))
@@ -197,8 +214,24 @@ def _eager(model: str, device: str, threads: int) -> Enhancer | None:
         return None
 
 
+def _others(model: str, device: str, threads: int) -> dict[str, Enhancer]:
+    """Under auto on a CPU the other runtimes that are installed, by device; of an .onnx file."""
+    if device != 'auto' or weights.find(model).suffix != '.onnx':
+        return {}
+    found = {}
+    for other in ('cpu:extended', 'openvino'):
+        with contextlib.suppress(RuntimeError):  # it is not installed
+            found[other] = Enhancer.load(model, other, threads)
+    return found
+
+
+def _alike(one: Enhancer, other: Enhancer, frame: np.ndarray) -> float:
+    """PSNR of what two make of a frame, in dB."""
+    return min(99.0, cv2.PSNR(one.network(frame)[0], other.network(frame)[0]))
+
+
 def _limit(
-    gmac: float, size: tuple[int, int], device: str, threads: int
+    gmac: float, size: tuple[int, int], device: str, threads: int, int8: bool = False
 ) -> tuple[OnnxBackend, Method] | None:
     """Dense convolutions with these MACs; None where onnx or the device is missing."""
     try:
@@ -219,6 +252,8 @@ def _limit(
         for i in range(count)
     ]
     weights_ = [onnx.numpy_helper.from_array(kernel, f'w{i}') for i in range(count)]
+    if int8:
+        nodes, weights_ = _in_int8(kernel, count)
     graph = onnx.helper.make_graph(nodes, 'limit', ends[:1], ends[1:], weights_)
     opset = [onnx.helper.make_opsetid('', 18)]
     with tempfile.TemporaryDirectory() as folder:
@@ -240,6 +275,26 @@ def _limit(
     return backend, run
 
 
+def _in_int8(kernel: np.ndarray, count: int) -> tuple[list[Any], list[Any]]:
+    """The nodes and weights of a stack of convolutions in int8, between floats x0 and xCOUNT."""
+    import onnx
+
+    tensors = {
+        'scale': np.float32(0.02),
+        'zero': np.uint8(128),
+        'w': np.clip(np.rint(kernel * 1000), -127, 127).astype(np.int8),
+        'w_scale': np.full(_FEATURES, 1e-3, np.float32),
+        'w_zero': np.zeros(_FEATURES, np.int8),
+    }
+    node, of_x, of_w = onnx.helper.make_node, ['scale', 'zero'], ['w', 'w_scale', 'w_zero']
+    nodes = [node('QuantizeLinear', ['x0', *of_x], ['q0'])]
+    for i in range(count):
+        inputs = [f'q{i}', *of_x, *of_w, *of_x]
+        nodes.append(node('QLinearConv', inputs, [f'q{i + 1}'], pads=[1, 1, 1, 1]))
+    nodes.append(node('DequantizeLinear', [f'q{count}', *of_x], [f'x{count}']))
+    return nodes, [onnx.numpy_helper.from_array(v, name) for name, v in tensors.items()]
+
+
 def _row(
     name: str,
     size: tuple[int, int],
@@ -250,8 +305,10 @@ def _row(
 ) -> Row:
     network = float(np.median(stages['infer'])) if 'infer' in stages else None
     rate = gmac / network * 1e3 if gmac and network else None
-    limit = times.get(f'{name.split(": ")[0]}: {LIMIT}')
-    share = float(np.median(limit['infer'])) / network if limit and network else None
+    shares = []
+    for kind in (LIMIT, INT8_LIMIT):
+        limit = times.get(f'{name.split(": ")[0]}: {kind}')
+        shares.append(float(np.median(limit['infer'])) / network if limit and network else None)
     return Row(
         name,
         f'{size[0]}x{size[1]}',
@@ -261,7 +318,7 @@ def _row(
         network,
         gmac,
         rate,
-        share,
+        *shares,
     )
 
 
@@ -309,12 +366,9 @@ def machine() -> str:
 
 def table(rows: list[Row]) -> str:
     """Rows as text; - is not measured."""
-    head = (
-        ('method size provider median p95 network frames/s GMAC GMAC/s of limit RSS GPU cold')
-        .replace('of limit', 'of_limit')
-        .split()
-    )
-    cells = [[word.replace('_', ' ') for word in head]]
+    head = ['method', 'size', 'provider', 'median', 'p95', 'network', 'frames/s', 'GMAC', 'GMAC/s']
+    head += ['of limit', 'of int8 limit', 'alike', 'RSS', 'GPU', 'cold']
+    cells = [head]
     for row in rows:
         cells.append(
             [
@@ -328,6 +382,8 @@ def table(rows: list[Row]) -> str:
                 _said(row.gmac, '{:.2f}'),
                 _said(row.gmac_per_s, '{:.0f}'),
                 _said(row.share_of_limit, '{:.0%}'),
+                _said(row.share_of_int8_limit, '{:.0%}'),
+                _said(row.alike_db, '{:.1f} dB'),
                 _said(row.rss_mb, '{:.0f} MB'),
                 _said(row.gpu_mb, '{:.0f} MB'),
                 _said(row.cold_start_s, '{:.2f} s'),
@@ -377,6 +433,20 @@ def plot(rows: list[Row], path: Path) -> None:
     pyplot.close(figure)
 
 
-def write_json(rows: list[Row], path: Path, limits: dict[str, float | str]) -> None:
+def write_json(rows: list[Row], path: Path, limits: dict[str, Any]) -> None:
     """Rows, and the machine they come from."""
     path.write_text(json.dumps({**limits, 'rows': [asdict(row) for row in rows]}, indent=1) + '\n')
+
+
+def write_share(rows: list[Row], path: Path, limits: dict[str, Any]) -> None:
+    """Rows and what kind of machine they come from, for others to see: no path and no name."""
+    versions = {'python': platform.python_version()}
+    for package in ('dap_led_ros', 'onnxruntime', 'onnxruntime-gpu', 'openvino', 'torch', 'numpy'):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    kind = {'architecture': platform.machine(), 'system': platform.system(), 'versions': versions}
+    shared = []
+    for row in rows:
+        model, colon, rest = row.method.partition(': ')
+        shared.append(replace(row, method=f'{Path(model).name}{colon}{rest}'))
+    write_json(shared, path, limits | kind)
