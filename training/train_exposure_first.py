@@ -191,7 +191,7 @@ def tone_pair(made: Degraded, level: Tensor, contrast: Tensor) -> tuple[Tensor, 
 
 
 class Clips(NamedTuple):
-    """Every second frame of clips by night, the last one too, with a stream's own history of it."""
+    """Every second frame of clips by night, with a stream’s own history of it."""
 
     made: Degraded
     fused: Tensor
