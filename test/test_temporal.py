@@ -101,6 +101,7 @@ def test_checkpoints_of_both_kinds_load(tmp_path):
     assert not old.config.history
 
 
+@pytest.mark.slow
 def test_export_of_weights_for_single_frames_in_front_of_a_history(tmp_path):
     path = tmp_path / 'tiny.onnx'
     network = export.remembering(tiny(False))
@@ -111,6 +112,7 @@ def test_export_of_weights_for_single_frames_in_front_of_a_history(tmp_path):
     assert loaded.enhance(frame).frame.mean() > frame.mean() + 20
 
 
+@pytest.mark.slow
 def test_a_wrapper_of_bytes_is_for_single_frames(tmp_path):
     path = tmp_path / 'frames.onnx'
     export.export(tiny(True, trained=True), path, frames=True)
@@ -183,6 +185,14 @@ def test_a_model_of_single_frames_takes_no_past(frames):
         nano.network(frames[0], None, History().fuse(frames[0]))
 
 
+def test_the_nodes_parameter_reaches_the_stream():
+    pytest.importorskip('rclpy', reason='no ROS')
+    from dap_led_ros.nodes.parameters import Parameters
+
+    assert Parameters().stream.temporal
+    assert not Parameters(temporal=False).stream.temporal
+
+
 # --- files -------------------------------------------------------------------------------------
 
 
@@ -206,3 +216,89 @@ def test_a_video_remembers_and_a_folder_only_if_told(tmp_path, model, enhancer, 
     enhance = enhance_files._frame_by_frame(enhancer, True)
     for frame, same in zip(frames, told):
         np.testing.assert_array_equal(enhance(frame), same)
+
+
+# --- the training ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def batches(tmp_path_factory):
+    crops = pytest.importorskip('dap_led_training.data.crops')
+    from conftest import cut
+
+    from dap_led_training.data.batches import Stage
+    from dap_led_training.degradation.night_batches import NightConfig
+    from dap_led_training.degradation.night_clips import ClipConfig
+
+    folder = cut(tmp_path_factory.mktemp('sharp'), 4, 2, (240, 160))
+    photographs = crops.load([str(folder)], validation=False)
+    return crops.NightBatches(
+        photographs, [Stage(64, 3, 4)], NightConfig(), seed=3, clips=ClipConfig(frames=4)
+    )
+
+
+def test_a_clip_is_a_function_of_seed_step_and_index_alone(batches):
+    given, *drawn = batches[2]
+    assert given.shape[:2] == (3, 4) and all(one.shape[:2] == (3, 4) for one in drawn)
+    part = type(batches)(
+        batches.photographs, batches.stages, batches.config, 3, 1, 3, clips=batches.clips
+    )
+    some, *of_some = part[2]
+    assert torch.equal(given[1:2], some)
+    for one, same in zip(drawn, of_some):
+        assert torch.equal(one[1:2], same)
+    assert not torch.equal(given, batches[3][0])
+
+
+def test_clips_have_the_past_that_a_stream_would_have(batches):
+    from dap_led_training.degradation.night_batches import Drawn
+    from dap_led_training.train_exposure_first import clips_of, tone_clips
+
+    given, *drawn = batches[0]
+    clips = clips_of(given, Drawn(*drawn))
+    count = len(clips.seed)
+    assert count == 6 and clips.fused.shape == clips.made.degraded.shape == (count, 3, 64, 64)
+    assert clips.count.shape == (count, 1, 64, 64) and 0 < float(clips.count.max()) <= 3
+    alone = clips_of(given, Drawn(*drawn), alone=1.0)
+    assert not alone.count.any()
+    torch.testing.assert_close(alone.fused, alone.made.degraded, rtol=0, atol=1e-6)
+    level = torch.full((count,), 0.41)
+    toned, _, target, past = tone_clips(alone, level, level)
+    assert toned.shape == target.shape == (count, 3, 64, 64)
+    assert past.shape == (count, 4, 32, 32)
+    assert float(past.abs().max()) < 1e-5  # neither a difference nor a past
+
+
+def test_time_is_trained_from_weights_for_single_frames(tmp_path, capsys):
+    pytest.importorskip('lightning_fabric', reason="no fabric: pip install 'dap_led_ros[train]'")
+    from conftest import cut
+
+    from dap_led_training import configuration, loop
+    from dap_led_training.train_exposure_first import ExposureFirstRecipe, train
+
+    folder = cut(tmp_path / 'sharp', 9, 3, (240, 160))
+    recipe = {
+        'part': 'time',
+        'photographs': [str(folder)],
+        'network': 'exposure-first-tiny',
+        'losses': {'charbonnier': 1.0},
+        'stages': [{'crop': 64, 'batch': 2, 'steps': 2}],
+        'clips': {'frames': 3},
+        'loop': {'checkpoint_every': 2, 'workers': 0, 'learning_rate': 1e-3},
+    }
+    with pytest.raises(ValueError, match='history: true'):
+        configuration.build(recipe, ExposureFirstRecipe, 'recipe')
+    recipe['options'] = {'history': True}
+    begun = tmp_path / 'begun.safetensors'
+    checkpoint.save(tiny(False), begun)
+    weights = train(
+        configuration.build(recipe, ExposureFirstRecipe, 'recipe'), tmp_path / 'run', begun
+    )
+    printed = capsys.readouterr()
+    assert 'gain, clips (dB)' in printed.out + printed.err
+    network, before = checkpoint.load(weights), tiny(False).state_dict()
+    assert isinstance(loop.as_plain(network.config), dict) and network.config.history
+    changed = {n for n, t in network.state_dict().items() if not torch.equal(t, before.get(n, t))}
+    assert any(name.startswith('encoder4') for name in changed)
+    assert not any(name.startswith(('exposure', 'gate')) for name in changed)
+    assert network.past_head.weight.any()

@@ -15,6 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from dap_led_ros import sample
 from dap_led_ros.evaluation import measures
 from dap_led_ros.inference import Enhancer
 from dap_led_ros.inference.history import History
@@ -191,6 +192,24 @@ def _ghost(clip: Clip, frames: list[np.ndarray], alone: list[np.ndarray]) -> tup
     if not found:
         return 0.0, 0.0
     return float(np.mean(found)), float(np.min(found) if marked else np.percentile(found, 1))
+
+
+def milliseconds(
+    others: dict[str, Enhancer], enhancer: Enhancer, count: int = 15
+) -> dict[str, float]:
+    """Median times of a frame of the sample night: of single frames, the stream, its history."""
+    stream, frames = enhancer.stream(StreamSettings(mode='always')), sample.night_sequence(count)
+    times: dict[str, list[float]] = {}
+    for index, (frame, _) in enumerate(frames):
+        for name, other in (others | {f'{enhancer.model}, each frame': enhancer}).items():
+            start = time.perf_counter()
+            other.network(frame)
+            times.setdefault(name, []).append(time.perf_counter() - start)
+        start = time.perf_counter()
+        stages = stream.enhance(frame, index * 10**8).milliseconds
+        times.setdefault('stream', []).append(time.perf_counter() - start)
+        times.setdefault('of it history', []).append(stages.get('history', 0.0) / 1e3)
+    return {name: float(np.median(found[3:])) * 1e3 for name, found in times.items()}
 
 
 # --- clips ------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Train exposure-first: python -m dap_led_training.train_exposure_first CONFIG --out RUN.
+"""Train the default: python -m dap_led_training.train_exposure_first CONFIG --out RUN.
 
 A recipe trains one of these parts; the others stay as they are:
 
