@@ -134,7 +134,7 @@ def test_a_model_that_changes_the_size_is_refused(night):
 def test_a_device_that_is_not_there_is_an_error():
     import onnxruntime
 
-    with pytest.raises(ValueError, match='use one of auto, cpu, cuda, tensorrt'):
+    with pytest.raises(ValueError, match='use one of auto, cpu, cpu:extended, cuda, tensorrt'):
         Enhancer.load(device='gpu')
     assert Enhancer.load(device='cpu').provider == 'CPUExecutionProvider'
     if 'CUDAExecutionProvider' in onnxruntime.get_available_providers():
