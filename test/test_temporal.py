@@ -178,11 +178,11 @@ def test_three_cameras_do_not_mix(enhancer, frames):
 
 
 def test_a_model_of_single_frames_takes_no_past(frames):
-    nano = Enhancer.load('nano', 'cpu', 1)
-    assert not nano.remembers
-    assert 'history' not in nano.stream(ALWAYS).enhance(frames[0]).milliseconds
+    single = Enhancer.load('nano-0.1', 'cpu', 1)
+    assert not single.remembers
+    assert 'history' not in single.stream(ALWAYS).enhance(frames[0]).milliseconds
     with pytest.raises(ValueError, match='sees single frames'):
-        nano.network(frames[0], None, History().fuse(frames[0]))
+        single.network(frames[0], None, History().fuse(frames[0]))
 
 
 def test_the_nodes_parameter_reaches_the_stream():
