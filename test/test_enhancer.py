@@ -54,7 +54,8 @@ def test_a_day_stays_as_it_is(default, night):
     assert cv2.PSNR(default.enhance(night[1]).frame, night[1]) >= 24
 
 
-def test_sixteen_bit_keeps_its_bits(default, night):
+def test_sixteen_bit_keeps_its_bits(night):
+    default = Enhancer.load(str(weights.find('nano')), 'cpu')  # int8 would round differently
     enhanced = default.enhance(night[0].astype(np.uint16) * 257).frame
     assert enhanced.dtype == np.uint16
     assert len(np.unique(enhanced)) > 5000
@@ -208,7 +209,7 @@ def test_a_checkpoint_in_lower_precision_is_the_same_picture(night):
         assert cv2.PSNR(lower.network(frame)[0], full.network(frame)[0]) > least
     with pytest.raises(ValueError, match='use one of auto, fp32'):
         Enhancer.load(path, 'cpu', precision='int4')
-    with pytest.raises(ValueError, match=r'TensorRT runs \.onnx'):
+    with pytest.raises(ValueError, match=r'tensorrt runs \.onnx'):
         Enhancer.load(path, 'tensorrt')
 
 
