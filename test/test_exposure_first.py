@@ -28,7 +28,13 @@ from dap_led_ros.models.exposure import Exposure, ToneCurve
 from dap_led_ros.models.exposure_first import PRESETS, ExposureFirst
 from dap_led_ros.photometry import linear_to_srgb, srgb_to_linear
 from dap_led_ros.priors import PriorConfig
-from dap_led_training import configuration, judge_photographs, loop, train_exposure_first
+from dap_led_training import (
+    configuration,
+    equalize,
+    judge_photographs,
+    loop,
+    train_exposure_first,
+)
 from dap_led_training.data import crops
 from dap_led_training.data.batches import Stage
 from dap_led_training.degradation.night_batches import MARGIN, Drawn, NightConfig, degrade, draw
@@ -430,3 +436,21 @@ def test_judges_are_in_no_training(tmp_path, monkeypatch):
         assert np.array_equal(packed[0], crops.load([str(folder)], False)[0])
     finally:
         judge_photographs.hashes.cache_clear()
+
+
+def test_equalized_weights_are_the_same_function_with_even_channels():
+    torch.manual_seed(1)
+    config = dataclasses.replace(PRESETS['exposure-first-tiny'], history=True)
+    network = ExposureFirst(config).eval()
+    torch.nn.init.normal_(network.head.weight, std=0.1)
+    with torch.no_grad():
+        network.encoder8[0].conv2.weight[:2] *= 30  # two channels far larger than the others
+    frames = [torch.rand(2, 3, 64, 64) * 0.2]
+    readers = {'8': (network.up4, network.down16)}
+    uneven = equalize._ranges(network, frames, readers)['8']
+    with torch.no_grad():
+        before = network(frames[0])
+        equalize.equalize(network, frames)
+        torch.testing.assert_close(network(frames[0]), before, rtol=0, atol=1e-4)
+    even = equalize._ranges(network, frames, readers)['8']
+    assert float(even.max() / even.median()) < 0.5 * float(uneven.max() / uneven.median())
