@@ -2,6 +2,7 @@
 
 Runtimes, and levels of ONNX Runtime's optimisation, take turns frame by frame. On some processors
 one of them takes half of another's time, and which is not to be told from the processor's name.
+It is a process of its own that measures: what runtimes leave in memory goes with it.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -35,8 +39,10 @@ SIZE = (640, 480)
 BUDGET = 2.0
 """Seconds of running in all; loading and compiling come on top."""
 ROUNDS, LEAST_ROUNDS = 20, 3
-GAIN = 0.97
-"""Of the plain runtime's time; what gains less than that is not taken."""
+GAIN = 0.9
+"""Of the plain runtime's time; what gains less than a tenth is not worth another's memory."""
+PATIENCE = 120.0
+"""Seconds for loading, compiling and running in all."""
 LEAST_LIKENESS = 30.0
 """PSNR in dB against the plain runtime, below which a runtime is wrong."""
 
@@ -66,13 +72,13 @@ def choose(
     model: str,
     threads: int = 0,
     size: tuple[int, int] = SIZE,
-    load: Load = Enhancer.load,
+    load: Load | None = None,
 ) -> Choice | None:
     """The fastest device for a model on a CPU, from memory or measured now.
 
     :param model, threads: as for Enhancer.load().
     :param size: width and height of the frames.
-    :param load: makes the enhancer of (model, device, threads).
+    :param load: makes the enhancer of (model, device, threads), to measure in this process.
     :returns: None where there is nothing to choose: no .onnx file, one that does not run, a GPU
         for ONNX Runtime, or a choice that could not be remembered, by DAP_LED_CACHE=off.
     """
@@ -88,7 +94,8 @@ def choose(
     except (OSError, ValueError, TypeError):
         pass
     try:
-        choice = measure(model, threads, size, load)
+        where = _apart if load is None else partial(measure, load=load)
+        choice = where(model, threads, size)
     except Exception:  # whoever loads the model is told what is wrong with it
         return None
     if choice.rounds < LEAST_ROUNDS:  # on a busy machine, say: another start may tell
@@ -104,7 +111,20 @@ def choose(
     return choice
 
 
-def measure(model: str, threads: int, size: tuple[int, int], load: Load) -> Choice:
+def _apart(model: str, threads: int, size: tuple[int, int]) -> Choice:
+    """As measure(), in a process of its own."""
+    arguments = [model, str(threads), *map(str, size)]
+    done = subprocess.run(
+        [sys.executable, '-m', 'dap_led_ros.inference.fastest', *arguments],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
+    )
+    return Choice(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def measure(model: str, threads: int, size: tuple[int, int], load: Load = Enhancer.load) -> Choice:
     """Let all that is installed run in turns for BUDGET at the most.
 
     One that fails or gives another picture is left out. Where the time was too short to tell, or
@@ -160,3 +180,9 @@ def _key(path: Path, threads: int, size: tuple[int, int]) -> str:
     content = hashlib.sha256(path.read_bytes()).hexdigest()
     parts = (content, size, threads or default_threads(), versions, machine())
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
+
+
+if __name__ == '__main__':
+    name, *numbers = sys.argv[1:]
+    count, wide, high = map(int, numbers)
+    print(json.dumps(asdict(measure(name, count, (wide, high)))))

@@ -203,7 +203,7 @@ class EnhanceNode(LifecycleNode):
         self.engine.choice = ''
         if device == 'auto' and any(wanted.warm_up):
             width, height = map(int, next(filter(None, wanted.warm_up)).split('x'))
-            choice = fastest.choose(wanted.model, wanted.threads, (width, height), self._load)
+            choice = fastest.choose(wanted.model, wanted.threads, (width, height))
             if choice:
                 self.engine.choice = str(choice)
                 self.get_logger().info(f'device auto: {choice}')
