@@ -49,9 +49,9 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope='module')
 def nano_core(folder) -> Path:
-    """The file that ships is the network that ships."""
-    shutil.copy(weights.find('nano'), folder / 'core.onnx')
-    network = export.load_network(weights.checkpoint('nano'))
+    """A file that ships, of single frames alone, is the network that ships."""
+    shutil.copy(weights.find('nano-0.1'), folder / 'core.onnx')
+    network = export.load_network(weights.checkpoint('nano-0.1'))
     assert export.parity(network, folder / 'core.onnx') <= 1e-4
     return folder / 'core.onnx'
 
@@ -78,7 +78,7 @@ def test_the_wrapper_is_the_core_within_one_grey_level(nano_core, nano_frames, n
         one, other = core.enhance(frame).frame, frames.enhance(frame).frame
         assert np.abs(one.astype(int) - other).max() <= 1
         assert np.abs(one.astype(int) - frame).max() > 20
-    network = export.load_network(weights.checkpoint('nano'))
+    network = export.load_network(weights.checkpoint('nano-0.1'))
     assert export.parity(network, nano_frames) <= 1 / 255 + 1e-6
     with pytest.raises(ValueError, match='takes uint8 frames alone'):
         frames.enhance(night[0].astype(np.uint16))
@@ -294,12 +294,14 @@ def test_the_graph_of_nano_is_nano(night):
 
 def test_a_file_says_what_it_is(nano_core):
     described = describe(nano_core)
-    assert described['preset'] == 'exposure-first' and 'nano.md' in described['terms']
+    assert described['preset'] == 'nano' and 'nano.md' in described['terms']
     assert float(described['gmac_per_megapixel']) == pytest.approx(13.16, rel=0.01)
     assert described['revision']
     assert described['takes'] == 'frame tensor(float) (any, 3, any, any)'
+    default = describe(weights.find('nano'))
+    assert (default['preset'], default['history']) == ('exposure-first', 'fused, count')
     trained = describe(weights.checkpoint('nano'))
-    assert trained['network'] == 'ExposureFirst' and trained['parameters'] == '1.109 M'
+    assert trained['network'] == 'ExposureFirst' and trained['parameters'] == '1.117 M'
     with pytest.raises(ValueError, match='no safetensors file'):
         nonsense = nano_core.with_name('nonsense.safetensors')
         nonsense.write_bytes(b'\0' * 7 + b'\1' + b'nonsense')

@@ -175,7 +175,7 @@ def test_int8_is_calibrated_and_measured(tmp_path):
 
     models = {'float': weights.find('nano'), 'int8': tmp_path / 'int8.onnx'}
     quantize.quantize(models['float'], models['int8'], [PHOTOGRAPH], 'encoder at 1/16')
-    assert models['int8'].stat().st_size < 0.7 * models['float'].stat().st_size
+    assert models['int8'].stat().st_size < 0.9 * models['float'].stat().st_size
     measured = quantize.measure(models, [PHOTOGRAPH])
     for key in ('synthesis', 'independent', 'lamps'):
         assert abs(measured['int8'][key] - measured['float'][key]) < 1.5

@@ -83,7 +83,7 @@ def build(values: Any, kind: Any, where: str) -> Any:
             raise ValueError(f'{where}: expected {len(arguments)} values, got {values!r}')
         return tuple(build(v, a, where) for v, a in zip(values, arguments))
     if origin in (typing.Union, types.UnionType):  # X | None: a key that may be left out
-        return build(values, arguments[0], where)
+        return None if values is None else build(values, arguments[0], where)
     if origin is dict:
         if not isinstance(values, dict):
             raise ValueError(f'{where}: expected a mapping, got {values!r}')
