@@ -619,8 +619,8 @@ def test_frames_that_came_back_as_they_were_are_counted(tmp_path, monkeypatch, c
     written = write(tmp_path / 'bag', 'mcap')
     network, calls = Enhancer.network, []
 
-    def every_third(enhancer, frame, heatmap=None):
-        enhanced, milliseconds = network(enhancer, frame, heatmap)
+    def every_third(enhancer, frame, heatmap=None, past=None):
+        enhanced, milliseconds = network(enhancer, frame, heatmap, past)
         calls.append(frame)
         return (enhanced if len(calls) % 3 == 0 else frame), milliseconds
 

@@ -146,7 +146,7 @@ def test_brightness_does_not_pump_when_the_camera_moves(enhancer):
     gains, quality = {}, {}
     for steady in (False, True):
         stream, gains[steady], quality[steady] = (
-            Stream(enhancer, StreamSettings(steady=steady)),
+            Stream(enhancer, StreamSettings(steady=steady, temporal=False)),
             [],
             [],
         )
