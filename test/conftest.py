@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import signal
 import subprocess
@@ -32,6 +33,17 @@ def cache(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
     monkeypatch.delenv('DAP_LED_CACHE')
     return tmp_path / 'cache' / 'dap_led_ros'
+
+
+def imported_by(path: Path) -> set[str]:
+    """The top-level packages that a file imports anywhere."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {name.name.split('.')[0] for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module.split('.')[0])
+    return found
 
 
 def ros_environment(domain_key: str) -> dict[str, str]:

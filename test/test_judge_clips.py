@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 
 pytest.importorskip('torch', reason="no torch: pip install 'dap_led_ros[train]'")
 
-from conftest import cut
+from conftest import cut, imported_by
 
 from dap_led_training import (
     evaluate_clips,
@@ -32,14 +31,7 @@ def test_the_judge_of_clips_is_frozen():
 
 
 def test_it_shares_no_code_with_the_training():
-    tree = ast.parse(GENERATOR.read_text())
-    imported = {
-        name.name.split('.')[0]
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Import)
-        for name in node.names
-    } | {n.module.split('.')[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
-    assert imported == {'__future__', 'typing', 'cv2', 'numpy'}
+    assert imported_by(GENERATOR) == {'__future__', 'typing', 'cv2', 'numpy'}
 
 
 @pytest.fixture(scope='module')

@@ -111,6 +111,8 @@ def test_on_a_cpu_the_name_stands_for_the_int8_file_which_loses_little(night):
 def test_a_model_that_has_gone_warns_and_its_successor_runs():
     with pytest.warns(FutureWarning, match="'small' has gone: 'nano' takes its place"):
         assert Enhancer.load('small', 'cpu').model == 'nano-int8'
+    with pytest.warns(FutureWarning, match="'small' has gone"):
+        assert weights.checkpoint('small') == weights.checkpoint('nano')
     assert 'small' not in weights.names()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import re
@@ -13,6 +12,7 @@ import xml.etree.ElementTree
 from pathlib import Path
 
 import pytest
+from conftest import imported_by
 
 ROOT = Path(__file__).resolve().parent.parent
 MANIFEST = xml.etree.ElementTree.parse(ROOT / 'package.xml').getroot()
@@ -55,11 +55,7 @@ def test_package_xml_names_what_the_code_imports_and_no_more():
     """On a ROS machine rosdep installs that; the extras of setup.py are installed by hand."""
     imported = set()
     for path in (*ROOT.glob('dap_led_ros/**/*.py'), *ROOT.glob('launch/*.py')):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import):
-                imported |= {name.name.split('.')[0] for name in node.names}
-            elif isinstance(node, ast.ImportFrom):
-                imported.add(node.module.split('.')[0])
+        imported |= imported_by(path)
     imported -= sys.stdlib_module_names | OF_EXTRAS | {'dap_led_ros'}
     declared = {depend.text for depend in MANIFEST.iter('exec_depend')}
     assert declared == {ROSDEP_KEYS.get(name, name) for name in imported}

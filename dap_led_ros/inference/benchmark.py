@@ -29,7 +29,7 @@ import numpy as np
 
 from dap_led_ros import sample
 from dap_led_ros.inference import weights
-from dap_led_ros.inference.backends.onnx import OnnxBackend, default_threads
+from dap_led_ros.inference.backends.onnx import RUNTIMES, OnnxBackend, default_threads
 from dap_led_ros.inference.enhancer import Enhancer
 from dap_led_ros.inference.info import describe
 
@@ -219,7 +219,7 @@ def _others(model: str, device: str, threads: int) -> dict[str, Enhancer]:
     if device != 'auto' or weights.find(model).suffix != '.onnx':
         return {}
     found = {}
-    for other in ('cpu:extended', 'openvino'):
+    for other in RUNTIMES:
         with contextlib.suppress(RuntimeError):  # it is not installed
             found[other] = Enhancer.load(model, other, threads)
     return found

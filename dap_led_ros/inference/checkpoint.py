@@ -107,6 +107,11 @@ def innermost(network: nn.Module) -> nn.Module:
     return network.network if isinstance(network, Exposed) else network
 
 
+def remembers(network: nn.Module) -> bool:
+    """Whether a network takes what a stream has seen before."""
+    return isinstance(network, ExposureFirst) and network.config.history
+
+
 def guidance(config: Any, prior: nn.Module | None, frame: Tensor) -> list[Tensor]:
     """What a network of this configuration takes besides the frame.
 

@@ -41,7 +41,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dap_led_ros import sample
 from dap_led_ros.inference import checkpoint, weights
-from dap_led_ros.inference.checkpoint import Exposed, Guided, innermost
+from dap_led_ros.inference.backends.onnx import HISTORY
+from dap_led_ros.inference.checkpoint import Exposed, Guided, innermost, remembers
 from dap_led_ros.inference.enhancer import to_tensor
 from dap_led_ros.inference.fast_graph import ExposureFirstGraph, NanoGraph
 from dap_led_ros.inference.priors import build_prior
@@ -64,8 +65,6 @@ BATCH = 3
 """Neither this nor the sizes are those that a graph was traced at."""
 TOLERANCE = 1e-4
 PRECISIONS = ('fp32', 'fp16', 'int8')
-HISTORY = ('fused', 'count')
-"""Inputs of a network that remembers; see ExposureFirst.forward()."""
 _ANY = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
 INT8_LAYERS = ('encoder', 'down')
 """Of nano: what looks at the frame. What makes the enhanced one needs more than 8 bits."""
@@ -214,11 +213,6 @@ def export(
         for part in parts.values():
             part.unlink(missing_ok=True)
     return worst
-
-
-def remembers(network: nn.Module) -> bool:
-    """Whether a network takes what a stream has seen before."""
-    return isinstance(network, ExposureFirst) and network.config.history
 
 
 def remembering(network: nn.Module) -> ExposureFirst:

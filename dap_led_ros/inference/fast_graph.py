@@ -16,9 +16,6 @@ from dap_led_ros.models import exposure, exposure_first, nano
 from dap_led_ros.models.exposure_first import ExposureFirst
 from dap_led_ros.models.nano import SIZE_MULTIPLE, Nano
 
-FOLDED = 1
-"""So many of the last blocks at 1/4 are one with the growing behind them, in int8."""
-
 
 class NanoGraph(nn.Module):
     """A Nano to export; its parameters keep their names."""
@@ -78,16 +75,13 @@ class ExposureFirstGraph(nn.Module):
         if int8:  # with features last from its first layer on
             first = ('first', _same(network.config.widths[0]))
             self.encoder4 = nn.Sequential(OrderedDict([first, *self.encoder4.named_children()]))
-            # What the last blocks add is large, and the growing behind them takes most of it away
+            # What the last block adds is large, and the growing behind it takes most of it away
             # again: in 8 bits that cost 1.5 dB. So these two linear steps are one convolution.
-            blocks = list(network.decoder4)
-            self.decoder4 = nn.Sequential(*blocks[:-FOLDED])
-            self.decoder4_last = nn.ModuleList(blocks[-FOLDED:])
-            self.decoder4_grown = nn.ModuleList(
-                _chained(block.conv2, self.up2) for block in self.decoder4_last
-            )
-        else:
-            self.decoder4_last = self.decoder4_grown = nn.ModuleList()
+            *blocks, last = network.decoder4
+            self.decoder4 = nn.Sequential(*blocks)
+            self.decoder4_inner = last.conv1
+            self.decoder4_grown = _chained(last.conv2, self.up2)
+        self.int8 = int8
         self.add8 = nn.Identity() if int8 else _add(network.up8)
         self.add4 = nn.Identity() if int8 else _add(network.up4)
         self.add2 = _add(network.up2)
@@ -119,11 +113,8 @@ class ExposureFirstGraph(nn.Module):
         x8 = self.decoder8(self.add8(self.up8(x16)) + x8)
         x4 = self.decoder4(self.add4(self.up4(x8)) + x4)
         grown = self.up2.convolved(x4)
-        for block, grow in zip(self.decoder4_last, self.decoder4_grown):
-            inner = functional.relu(block.conv1(x4))
-            grown = grown + grow(inner)
-            if block is not self.decoder4_last[-1]:
-                x4 = x4 + block.conv2(inner)
+        if self.int8:
+            grown = grown + self.decoder4_grown(functional.relu(self.decoder4_inner(x4)))
         x2 = functional.relu(self.add2(self.up2.shuffled(grown)) + detail)
         opening = torch.sigmoid(self.config.gate_slope * gate.float()).view(-1, 1, 1, 1)
         back, residual = (part.float() for part in self.head(x2))

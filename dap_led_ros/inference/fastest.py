@@ -25,7 +25,9 @@ import numpy as np
 
 from dap_led_ros.inference import weights
 from dap_led_ros.inference.backends.onnx import (
+    OPENVINO,
     PROVIDERS,
+    RUNTIMES,
     cache_folder,
     default_threads,
     wanted_providers,
@@ -132,14 +134,12 @@ def measure(model: str, threads: int, size: tuple[int, int], load: Load = Enhanc
 
     :returns: a choice; with fewer rounds than LEAST_ROUNDS it is none to remember.
     """
-    devices = [PLAIN, 'cpu:extended']
-    if importlib.util.find_spec('openvino'):
-        devices.append('openvino')
+    runtimes = [one for one in RUNTIMES if one != OPENVINO[0] or importlib.util.find_spec(one)]
     width, height = size
     frame = np.random.default_rng(0).integers(0, 48, (height, width, 3), np.uint8)
     enhancers: dict[str, Enhancer] = {}
     expected, spent = None, 0.0
-    for device in devices:
+    for device in (PLAIN, *runtimes):
         try:
             enhancer = load(model, device, threads)
             enhancer.network(frame)  # compiles where it has to

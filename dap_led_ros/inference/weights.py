@@ -18,18 +18,23 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob('*.onnx'))
 
 
+def _of_today(model: str) -> str:
+    """The name; of a model that has gone that of its successor, with a warning."""
+    if model not in SUCCESSORS:
+        return model
+    successor = SUCCESSORS[model]
+    warnings.warn(
+        f'the model {model!r} has gone: {successor!r} takes its place', FutureWarning, stacklevel=3
+    )
+    return successor
+
+
 def find(model: str) -> Path:
     """Path of the ONNX file of a shipped model's name, or of a model file as given.
 
     :raises FileNotFoundError: neither; says what there is.
     """
-    if model in SUCCESSORS:
-        warnings.warn(
-            f'the model {model!r} has gone: {SUCCESSORS[model]!r} takes its place',
-            FutureWarning,
-            stacklevel=2,
-        )
-    shipped = FOLDER / f'{SUCCESSORS.get(model, model)}.onnx'
+    shipped = FOLDER / f'{_of_today(model)}.onnx'
     if shipped.is_file():
         return shipped
     path = Path(model).expanduser()
@@ -52,7 +57,7 @@ def checkpoint(model: str) -> Path:
 
     :raises FileNotFoundError: neither; says what there is.
     """
-    shipped = FOLDER / f'{model}.safetensors'
+    shipped = FOLDER / f'{_of_today(model)}.safetensors'
     path = shipped if shipped.is_file() else Path(model).expanduser()
     if path.suffix == '.safetensors' and path.is_file():
         return path

@@ -29,6 +29,8 @@ PROVIDERS = {
     'cuda': ['CUDAExecutionProvider', 'CPUExecutionProvider'],
     'tensorrt': ['TensorrtExecutionProvider', 'CUDAExecutionProvider', 'CPUExecutionProvider'],
 }
+RUNTIMES = ('cpu:extended', 'openvino')
+"""Devices that take the place of cpu on a CPU, where they are installed and faster."""
 OPENVINO = ('openvino', 'openvino:gpu', 'openvino:npu')
 """Devices of the other runtime; see backends/openvino.py."""
 DEVICES = ('auto', *PROVIDERS, *OPENVINO)
@@ -164,12 +166,7 @@ class OnnxBackend:
         :param past: fused (1, 3, H, W) and count (1, 1, H, W) float32, if remembers; without it
             the frame stands alone.
         """
-        given = {self._first: frames}
-        if self.remembers:
-            fused, count = past or (frames, np.zeros_like(frames[:, :1]))
-            given |= {'fused': fused, 'count': count}
-        if 'strength' in self._inputs:
-            given['strength'] = np.ones((), np.float32)
+        given = given_to(self._inputs, frames, past)
         if self.guided:
             given['heatmap'] = self.heatmap(self._planes(frames)) if heatmap is None else heatmap
         if self.provider == 'CPUExecutionProvider':
@@ -338,6 +335,18 @@ class FixedSize:
                 tensor.update_inplace(np.asarray(given[name]))
             self._session.run_with_iobinding(self._binding)
             return self._output.numpy().copy()
+
+
+def given_to(
+    names: list[str], frames: np.ndarray, past: tuple[np.ndarray, np.ndarray] | None
+) -> dict[str, np.ndarray]:
+    """What a graph with these inputs is given, all but a heat-map; see OnnxBackend.run()."""
+    given = {names[0]: frames}
+    if set(HISTORY) <= set(names):
+        given |= zip(HISTORY, past or (frames, np.zeros_like(frames[:, :1])))
+    if 'strength' in names:
+        given['strength'] = np.ones((), np.float32)
+    return given
 
 
 def default_threads() -> int:

@@ -22,6 +22,7 @@ from dap_led_ros.inference.backends.onnx import (
     OPENVINO,
     cache_folder,
     default_threads,
+    given_to,
 )
 
 
@@ -107,12 +108,7 @@ class OpenVinoBackend:
         :param frames: (1, 3, H, W) float32 in [0, 1], or (1, H, W, 3) uint8 if takes_frames.
         :param past: fused and count, if remembers, as for OnnxBackend.run().
         """
-        given = {self._names[0]: frames}
-        if self.remembers:
-            given |= zip(HISTORY, past or (frames, np.zeros_like(frames[:, :1])))
-        if 'strength' in self._names:
-            given['strength'] = np.ones((), np.float32)
-        return self._of_size(frames.shape).run(given)
+        return self._of_size(frames.shape).run(given_to(self._names, frames, past))
 
     def _of_size(self, shape: tuple[int, ...]) -> _Compiled:
         """Of these sizes; where MOST_SIZES others are in use, of any size."""

@@ -74,7 +74,7 @@ class TorchBackend:
         """A heat-map alone guides it, which can be made less often than frames come."""
         self.exposed = guided and isinstance(network.network, checkpoint.Exposed)
         """Its exposure is that of the whole frame."""
-        self.remembers = bool(getattr(getattr(network, 'config', None), 'history', False))
+        self.remembers = checkpoint.remembers(network)
         """Takes what a stream has seen before."""
         self._network = network
         self.provider = f'torch {next(network.parameters()).device.type} {precision}'
