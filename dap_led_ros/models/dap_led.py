@@ -69,7 +69,7 @@ _VIT_L = PriorConfig('clip', 'ViT-L-14-quickgelu', 'openai', dense_mode='maskcli
 PRESETS: dict[str, DapLedConfig] = {
     'dap-led-paper': DapLedConfig(prior=_VIT_L),
     'dap-led-base': DapLedConfig(channels=32),
-    'dap-led-small': DapLedConfig(channels=24, wide_level1=False, unshuffle=2),
+    'dap-led-small': DapLedConfig(channels=24, expansion=2.67, wide_level1=False, unshuffle=2),
     'dap-led-tiny': DapLedConfig(channels=8, blocks=(1, 1, 1, 1), heads=(1, 1, 2, 2)),
 }
 """As published; for one GPU; for a CPU; for tests."""
