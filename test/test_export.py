@@ -19,9 +19,9 @@ from dap_led_ros import sample
 from dap_led_ros.inference import Enhancer, checkpoint, export, weights
 from dap_led_ros.inference.backends import onnx as onnx_backend
 from dap_led_ros.inference.backends.onnx import OnnxBackend, engine_folder
-from dap_led_ros.inference.enhancer import to_tensor
 from dap_led_ros.inference.fast_graph import NanoGraph
-from dap_led_ros.inference.heatmaps import Heatmaps
+from dap_led_ros.inference.frames import to_tensor
+from dap_led_ros.inference.heatmap_cache import Heatmaps
 from dap_led_ros.inference.info import describe
 from dap_led_ros.inference.priors import build_prior
 from dap_led_ros.models import dap_led

@@ -28,7 +28,7 @@ from torch.utils._pytree import tree_leaves
 from dap_led_ros import sample
 from dap_led_ros.inference import Enhancer, checkpoint, weights
 from dap_led_ros.inference.enhancer import MIN_TILE
-from dap_led_ros.inference.heatmaps import Heatmaps
+from dap_led_ros.inference.heatmap_cache import Heatmaps
 from dap_led_ros.model_commands import size
 from dap_led_training import configuration
 

@@ -43,8 +43,8 @@ from dap_led_ros import sample
 from dap_led_ros.inference import checkpoint, weights
 from dap_led_ros.inference.backends.onnx import HISTORY
 from dap_led_ros.inference.checkpoint import Exposed, Guided, innermost, remembers
-from dap_led_ros.inference.enhancer import to_tensor
 from dap_led_ros.inference.fast_graph import ExposureFirstGraph, NanoGraph
+from dap_led_ros.inference.frames import to_tensor
 from dap_led_ros.inference.priors import build_prior
 from dap_led_ros.inference.refined import OnnxBase, Refined
 from dap_led_ros.models.dap_led import DapLed, DapLedConfig, preset_name
