@@ -218,7 +218,7 @@ def test_a_compiled_checkpoint_is_the_same_picture(night, tmp_path, monkeypatch)
     torch = pytest.importorskip('torch', reason="no torch: pip install 'dap_led_ros[train]'")
     if not shutil.which(os.environ.get('CXX', 'g++')):
         pytest.skip('no C++ compiler: torch.compile needs one')
-    from dap_led_ros.inference import checkpoint
+    from dap_led_ros.checkpoints import checkpoint
     from dap_led_ros.models.nano import Nano, NanoConfig
 
     torch.manual_seed(0)

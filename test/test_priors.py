@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from dap_led_ros import sample
-from dap_led_ros.inference import Enhancer, priors, scorer, weights
-from dap_led_ros.inference.priors import build_prior
+from dap_led_ros.checkpoints import priors
+from dap_led_ros.checkpoints.priors import build_prior
+from dap_led_ros.inference import Enhancer, scorer, weights
 from dap_led_ros.priors import NAMES, PriorConfig
 from dap_led_ros.priors.clip import PROMPT_PAIRS, ClipPrior
 from dap_led_training.degradation.night_blur import NightBlurConfig, degrade, margin

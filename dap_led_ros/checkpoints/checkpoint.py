@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from dap_led_ros.inference.priors import build_prior
-from dap_led_ros.inference.refined import OnnxBase, Refined
+from dap_led_ros.checkpoints.priors import build_prior
+from dap_led_ros.checkpoints.refined import OnnxBase, Refined
 from dap_led_ros.models import (
     dap_led,
     devudp,

@@ -8,14 +8,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from dap_led_ros.inference import model_file, weights
+from dap_led_ros.inference import weights
 from dap_led_ros.inference.frames import Enhanced, check, to_frame, to_planes, to_tensor
 from dap_led_ros.inference.history import Fused
 from dap_led_ros.inference.scorer import DegradationScorer
 from dap_led_ros.inference.stream import Stream, StreamSettings
-
-MIN_TILE = 192
-"""Smallest tile, in pixels: below, most of it is overlap."""
 
 
 class Backend(Protocol):
@@ -44,16 +41,10 @@ class Backend(Protocol):
 class Enhancer:
     """Enhances single frames. Stateless and thread-safe; threads may share one."""
 
-    def __init__(self, backend: Backend, model: str, tile: int = 0) -> None:
-        """Wrap a backend; Enhancer.load() is the usual way.
-
-        :raises ValueError: a tile too small to hold what it is for.
-        """
-        if tile and tile < MIN_TILE:
-            raise ValueError(f'tile is {tile}: use 0 or at least {MIN_TILE} pixels')
+    def __init__(self, backend: Backend, model: str) -> None:
+        """Wrap a backend; Enhancer.load() is the usual way."""
         self._backend = backend
         self._scorer = DegradationScorer()
-        self._tile = tile
         self._arguments: tuple[Any, ...] = ()
         self._process = os.getpid()
         self.model = model
@@ -84,7 +75,7 @@ class Enhancer:
         :param threads: threads of one inference; 0 is one per core, see default_threads().
         :param precision: of a checkpoint; see TorchBackend. An .onnx file has its own.
         :param tile: longest side, in pixels, that a DAP-LED checkpoint sees at once: memory is
-            then that of a tile, whatever the frame's size; 0 is the whole frame. See tiling.py.
+            then that of a tile, whatever the frame's size; 0 is the whole frame. See TorchBackend.
         :param compiled: of a checkpoint; see TorchBackend.
         :raises FileNotFoundError: there is no such model.
         :raises ValueError: the file is not an enhancer, or the device's name is wrong.
@@ -102,23 +93,11 @@ class Enhancer:
             raise ValueError(f'threads is {threads}: use 0 or more')
         path = weights.find(model)
         if path.suffix == '.safetensors':
-            model_file.check(path)
             from dap_led_ros.inference.backends.torch import TorchBackend
 
-            if tile and compiled:
-                raise ValueError('tiles change the network as it runs: do not compile it')
-            backend = TorchBackend(path, device, threads, precision, compiled)
-            if tile and (not backend.guided or backend.exposed):
-                raise ValueError(f'{path.name} takes no tiles, but whole frames: set tile to 0')
-            return cls(backend, path.stem, tile)
-        if precision != 'auto':
-            raise ValueError(
-                f'{path.name} has its own precision: dap-led export --precision makes another'
-            )
-        if compiled:
-            raise ValueError('to compile needs a checkpoint: an .onnx file is a graph already')
-        if tile:
-            raise ValueError('tiles need a checkpoint: an .onnx file runs on whole frames alone')
+            return cls(TorchBackend(path, device, threads, precision, compiled, tile), path.stem)
+        if misplaced := _of_checkpoints(path.name, precision, tile, compiled):
+            raise ValueError(misplaced)
         from dap_led_ros.inference.backends.onnx import (
             OPENVINO,
             PROVIDERS,
@@ -218,7 +197,9 @@ class Enhancer:
         tensor = frame[None] if frames else to_tensor(frame)
         before = None if past is None else (to_planes(past.frame), past.count[None, None])
         converted = time.perf_counter()
-        result = self._tiled(tensor, heatmap, before)
+        # The argument is left out where there is none: not every backend is guided or remembers.
+        given = {'heatmap': heatmap, 'past': before}
+        result = self._backend.run(tensor, **{n: v for n, v in given.items() if v is not None})
         inferred = time.perf_counter()
         if result.shape != tensor.shape:
             raise ValueError(
@@ -232,20 +213,11 @@ class Enhancer:
             'convert_out': (done - inferred) * 1e3,
         }
 
-    def _tiled(
-        self,
-        tensor: np.ndarray,
-        heatmap: np.ndarray | None,
-        past: tuple[np.ndarray, np.ndarray] | None,
-    ) -> np.ndarray:
-        if past is not None:
-            return self._backend.run(tensor, past=past)
-        if not self._tile:
-            return (
-                self._backend.run(tensor)
-                if heatmap is None
-                else self._backend.run(tensor, heatmap)
-            )
-        from dap_led_ros.inference.tiling import run_tiled
 
-        return run_tiled(self._backend, tensor, self._tile, heatmap)
+def _of_checkpoints(name: str, precision: str, tile: int, compiled: bool) -> str:
+    """Why an .onnx file does not take an option that only checkpoints have; '' where none is."""
+    if precision != 'auto':
+        return f'{name} has its own precision: dap-led export --precision makes another'
+    if compiled:
+        return 'to compile needs a checkpoint: an .onnx file is a graph already'
+    return 'tiles need a checkpoint: an .onnx file runs on whole frames alone' if tile else ''
