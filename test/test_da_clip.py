@@ -26,10 +26,14 @@ from dap_led_ros.models.injection import ContentAttention, DegradationPrompts, m
 from dap_led_ros.models.nafnet import NafBlock, Nafnet
 from dap_led_ros.priors import PriorConfig
 from dap_led_ros.priors.controller import Controller
-from dap_led_training import configuration, loop, metrics, train, train_clip, train_da_clip
+from dap_led_training import configuration, loop
 from dap_led_training.data.config import DataConfig
-from dap_led_training.labelled_frames import Mixture
-from dap_led_training.train_da_clip import DaClipConfig
+from dap_led_training.data.labelled_frames import Mixture
+from dap_led_training.measure import metrics
+from dap_led_training.trainers import clip as train_clip
+from dap_led_training.trainers import da_clip as train_da_clip
+from dap_led_training.trainers import paired as train
+from dap_led_training.trainers.da_clip import DaClipConfig
 
 ROS = importlib.util.find_spec('rclpy') is not None
 if ROS:
@@ -37,7 +41,7 @@ if ROS:
 
     __all__ = ['graph']
 
-CONFIGS = Path(train.__file__).parent / 'configs'
+RECIPES = configuration.RECIPES
 
 
 @pytest.fixture(scope='module')
@@ -66,7 +70,7 @@ def clip(tmp_path_factory) -> PriorConfig:
 
 @pytest.fixture(scope='module')
 def tiny(folder, clip) -> DaClipConfig:
-    config = configuration.load(CONFIGS / 'da_clip_tiny.yaml', DaClipConfig)
+    config = configuration.load(RECIPES / 'tiny' / 'da_clip_1_controller.yaml', DaClipConfig)
     return dataclasses.replace(config, photographs=[folder], prior=clip)
 
 
@@ -87,7 +91,7 @@ def controlled(clip, trained) -> PriorConfig:
 @pytest.fixture(scope='module')
 def restored(folder, controlled, tmp_path_factory) -> Path:
     """Weights of the tiny NAFNet with that controller."""
-    config = configuration.load(CONFIGS / 'da_clip_nafnet_tiny.yaml', train.TrainConfig)
+    config = configuration.load(RECIPES / 'tiny' / 'da_clip_2_nafnet.yaml', train.TrainConfig)
     config = dataclasses.replace(config, data=DataConfig(photographs=[folder]), prior=controlled)
     return train.train(config, tmp_path_factory.mktemp('nafnet'))
 
@@ -170,7 +174,7 @@ def test_types_are_what_was_done_to_the_frame(folder, tiny, trained):
 
 def test_the_table_counts_what_is_right(folder, clip, tiny, trained):
     """Both rows over all held-out frames; the frozen one is what evaluate_prior prints."""
-    from dap_led_training import evaluate_prior
+    from dap_led_training.measure import prior as evaluate_prior
 
     text = train_da_clip.evaluate(tiny, trained)
     rows = {line[:12].strip(): line[12:].split() for line in text.splitlines()[1:]}
@@ -304,7 +308,9 @@ def test_a_checkpoint_is_whole_without_the_controllers_file(
     moved = tmp_path / 'controller.safetensors'
     shutil.copy(controlled.controller, moved)
     prior = dataclasses.replace(controlled, controller=str(moved))
-    config = configuration.load(CONFIGS / 'da_clip_small.yaml', train.TrainConfig)
+    config = configuration.load(
+        RECIPES / 'companions' / 'da_clip' / '2_dap_led_small.yaml', train.TrainConfig
+    )
     config = dataclasses.replace(config, network='dap-led-tiny', prior=prior)
     torch.manual_seed(0)
     made = train.EnhanceRecipe(config)

@@ -15,14 +15,15 @@ torch = pytest.importorskip('torch', reason="no torch: pip install 'dap_led_ros[
 
 from dap_led_ros import sample
 from dap_led_ros.photometry import linear_to_srgb, srgb_to_linear, to_uint8
-from dap_led_training import configuration, synthesize
+from dap_led_training import configuration
 from dap_led_training.data import pairs
 from dap_led_training.data.batches import Batches, Stage
 from dap_led_training.data.config import DataConfig, source
 from dap_led_training.data.pairs import PairedFrames, clip_names, folders, lol_blur, unpaired
 from dap_led_training.data.photographs import NightBlurPairs, find_photographs, random_crop
-from dap_led_training.degradation import night_blur
-from dap_led_training.degradation.night_blur import NightBlurConfig, degrade, margin
+from dap_led_training.make import lol_blur as synthesize
+from dap_led_training.night import night_blur
+from dap_led_training.night.night_blur import NightBlurConfig, degrade, margin
 
 PHOTOGRAPH = cv2.imread(str(Path(sample.__file__).parent / 'garage.jpg'))
 REAL_LOL_BLUR = ('0000_0082.png', '0031_0043.png', '0031_0044.png', '0031_0060.png')
@@ -675,7 +676,7 @@ def test_the_parameters_describe_the_pictures(photographs, tmp_path, monkeypatch
         display_noise=1.0,
         display_noise_sigma=(2.0, 6.0),
     )
-    monkeypatch.setattr(synthesize, 'CONFIG', config)
+    monkeypatch.setattr(synthesize, 'LOL_BLUR', config)
     synthesize.synthesize(photographs[:1], tmp_path, 'train', size=(200, 150), frames=4)
     described = set()
     for path in sorted((tmp_path / 'train' / 'parameters').rglob('*.json')):
@@ -781,7 +782,7 @@ def test_the_command_line_explains_what_is_wrong(tmp_path, capsys):
     missing = ['--photographs', str(tmp_path / 'none'), '--out', str(tmp_path)]
     assert synthesize.main(missing) == 1
     said = capsys.readouterr().err
-    assert said.startswith('dap_led_training.synthesize: no photographs in')
+    assert said.startswith('dap_led_training make lol_blur: no photographs in')
     assert said.count('\n') == 1
     with pytest.raises(SystemExit):
         synthesize.main(['--photographs', 'a', '--out', 'b', '--size', '1120'])

@@ -19,11 +19,14 @@ from safetensors.torch import load_file
 from dap_led_ros import sample
 from dap_led_ros.inference import Enhancer, checkpoint
 from dap_led_ros.models.devudp import PRESETS, Devudp, DevudpConfig
-from dap_led_training import configuration, light, loop, metrics, train_devudp
+from dap_led_training import configuration, loop
 from dap_led_training.data.batches import Stage
 from dap_led_training.data.unpaired import UnpairedConfig
-from dap_led_training.degradation.night_blur import NightBlurConfig
-from dap_led_training.train_devudp import DevudpRecipe, DevudpTraining, train
+from dap_led_training.measure import brightness as light
+from dap_led_training.measure import metrics
+from dap_led_training.night.night_blur import NightBlurConfig
+from dap_led_training.trainers import devudp as train_devudp
+from dap_led_training.trainers.devudp import DevudpRecipe, DevudpTraining, train
 
 ROS = importlib.util.find_spec('rclpy') is not None
 if ROS:
@@ -31,7 +34,7 @@ if ROS:
 
     __all__ = ['graph']
 
-CONFIGS = Path(train_devudp.__file__).parent / 'configs'
+RECIPES = configuration.RECIPES
 
 
 @pytest.fixture(scope='module')
@@ -156,10 +159,10 @@ def test_presets_have_the_sizes_that_the_page_says():
 
 @pytest.fixture(scope='module')
 def trained(pieces, tmp_path_factory) -> Path:
-    """What configs/devudp_tiny.yaml makes of the pieces."""
+    """What recipes/tiny/devudp.yaml makes of the pieces."""
     folder = tmp_path_factory.mktemp('devudp')
     photographs = write(folder / 'photographs', pieces)
-    arguments = [str(CONFIGS / 'devudp_tiny.yaml'), '--out', str(folder / 'run')]
+    arguments = [str(RECIPES / 'tiny' / 'devudp.yaml'), '--out', str(folder / 'run')]
     train_devudp.main([*arguments, '--photographs', photographs])
     return folder / 'run' / loop.WEIGHTS
 
@@ -240,8 +243,8 @@ def test_sets_that_are_none_are_refused(sets, tmp_path, pieces):
         recipe(sets, night_blur=NightBlurConfig())
     with pytest.raises(ValueError, match=r"no network 'nano': use one of devudp"):
         recipe(sets, network='nano')
-    for name in ('devudp', 'devudp_distortion', 'devudp_tiny'):
-        configuration.load(CONFIGS / f'{name}.yaml', DevudpTraining)
+    for path in RECIPES.rglob('devudp*.yaml'):
+        configuration.load(path, DevudpTraining)
 
 
 def test_a_picture_that_breaks_during_the_training_is_left_out(sets, tmp_path, monkeypatch):

@@ -22,11 +22,12 @@ from conftest import cut
 
 from dap_led_ros.inference import weights
 from dap_led_ros.priors import PriorConfig
-from dap_led_training import ablation, evaluate, methods, metrics, night_sets, tables
 from dap_led_training.data.batches import Stage
 from dap_led_training.data.config import DataConfig
 from dap_led_training.data.pairs import FramePair
-from dap_led_training.train import LossWeights, TrainConfig
+from dap_led_training.measure import ablation, methods, metrics, night_sets, tables
+from dap_led_training.measure import frames as evaluate
+from dap_led_training.trainers.paired import LossWeights, TrainConfig
 
 VIDEOS = {'0012': 10, '0017': 20, '0256': 40}  # the degraded frames are so much darker
 HEIGHT, WIDTH = 32, 48
@@ -110,7 +111,7 @@ def test_the_command_prints_the_protocol_and_what_it_writes(lol_blur, tmp_path):
     folders = [str(lol_blur / 'test' / v) for v in ('low_blur', 'high_sharp_scaled')]
     code = (
         'import sys\n'
-        'from dap_led_training import evaluate\n'
+        'from dap_led_training.measure import frames as evaluate\n'
         "assert not {'pyiqa', 'lpips'} & set(sys.modules)\n"
         "sys.modules['pyiqa'] = None\n"
         'evaluate.main(sys.argv[1:])\n'
@@ -189,7 +190,10 @@ def test_a_damaged_or_mismatched_pair_is_explained(tmp_path):
     ('arguments', 'said'),
     [
         (['--variant', 'low_blur'], '--variant needs --lol-blur'),
-        (['--ablation', 'c.yaml', '--out', 'runs'], 'python -m dap_led_training.ablation CONFIG'),
+        (
+            ['--ablation', 'c.yaml', '--out', 'runs'],
+            'python -m dap_led_training measure ablation RECIPE',
+        ),
     ],
 )
 def test_arguments_that_contradict_one_another_are_refused(arguments, said, capsys):

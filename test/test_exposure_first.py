@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -28,21 +27,17 @@ from dap_led_ros.models.exposure import Exposure, ToneCurve
 from dap_led_ros.models.exposure_first import PRESETS, ExposureFirst
 from dap_led_ros.photometry import linear_to_srgb, srgb_to_linear
 from dap_led_ros.priors import PriorConfig
-from dap_led_training import (
-    configuration,
-    equalize,
-    judge_photographs,
-    loop,
-    train_exposure_first,
-)
-from dap_led_training.data import crops
+from dap_led_training import configuration, loop
+from dap_led_training.data import crops, judge_photographs
 from dap_led_training.data.batches import Stage
-from dap_led_training.degradation.night_batches import MARGIN, Drawn, NightConfig, degrade, draw
-from dap_led_training.train import TrainConfig, shipped_exposure
-from dap_led_training.train import train as train_network
-from dap_led_training.train_exposure_first import ExposureFirstRecipe, tone_pair, train
+from dap_led_training.make import equalized as equalize
+from dap_led_training.night.night_batches import MARGIN, Drawn, NightConfig, degrade, draw
+from dap_led_training.trainers import exposure_first as train_exposure_first
+from dap_led_training.trainers.exposure_first import ExposureFirstRecipe, tone_pair, train
+from dap_led_training.trainers.paired import TrainConfig, shipped_exposure
+from dap_led_training.trainers.paired import train as train_network
 
-NANO = Path(train_exposure_first.__file__).parent / 'configs' / 'nano'
+NANO = configuration.RECIPES / 'nano'
 
 
 def random_tiny() -> ExposureFirst:

@@ -11,14 +11,10 @@ pytest.importorskip('torch', reason="no torch: pip install 'dap_led_ros[train]'"
 
 from conftest import cut, imported_by
 
-from dap_led_training import (
-    evaluate_clips,
-    judge_clips,
-    judge_clips_generator,
-    judge_photographs,
-    metrics,
-)
-from dap_led_training.judge_clips_generator import AFTER, EVENT, FRAMES, Clip
+from dap_led_training.data import judge_photographs
+from dap_led_training.measure import clips as evaluate_clips
+from dap_led_training.measure import judge_clips, judge_clips_generator, metrics
+from dap_led_training.measure.judge_clips_generator import AFTER, EVENT, FRAMES, Clip
 
 GENERATOR = Path(judge_clips_generator.__file__)
 

@@ -10,7 +10,7 @@ torch = pytest.importorskip('torch', reason="no torch: pip install 'dap_led_ros[
 from dap_led_ros.inference import Enhancer, export, weights
 from dap_led_ros.inference.backends import onnx as onnx_backend
 from dap_led_ros.models.nano import PRESETS, Nano
-from dap_led_training import metrics
+from dap_led_training.measure import metrics
 
 
 def random_tiny() -> Nano:

@@ -12,10 +12,11 @@ torch = pytest.importorskip('torch', reason="no torch: pip install 'dap_led_ros[
 pytest.importorskip('yaml')
 
 import dap_led_ros
-from dap_led_training import configuration, relight
-from dap_led_training.train import EnhanceRecipe, TrainConfig
+from dap_led_training import configuration
+from dap_led_training import targets as relight
+from dap_led_training.trainers.paired import EnhanceRecipe, TrainConfig
 
-RECIPES = Path(relight.__file__).parent / 'configs'
+RECIPES = configuration.RECIPES / 'nano_0_1'
 
 
 @pytest.fixture(scope='module')
@@ -65,7 +66,7 @@ def test_an_undegraded_or_black_frame_gives_nothing(target):
 
 
 def test_the_loss_compares_with_what_is_kept(target):
-    recipe = configuration.load(RECIPES / 'nano_keep.yaml', TrainConfig)
+    recipe = configuration.load(RECIPES / '5_keep.yaml', TrainConfig)
     frames = (target[..., :128, :128].permute(0, 2, 3, 1) * 255).byte()
     terms = {}
     for share in (0.0, 0.3):
@@ -80,6 +81,6 @@ def test_the_loss_compares_with_what_is_kept(target):
 
 
 def test_a_share_of_all_is_refused():
-    recipe = configuration.load(RECIPES / 'nano_tone.yaml', TrainConfig)
+    recipe = configuration.load(RECIPES / '4_tone.yaml', TrainConfig)
     with pytest.raises(ValueError, match=r'keep is 1.0: use a share from 0 to below 1'):
         dataclasses.replace(recipe, keep=1.0)

@@ -95,7 +95,7 @@ def test_part_of_a_heatmap_is_that_part():
 
 
 def test_memory_is_that_of_the_tensors_alive(model, capsys):
-    from dap_led_training import shortcuts
+    from dap_led_training.measure import speedups as shortcuts
 
     network = torch.nn.Sequential(
         torch.nn.Conv2d(3, 8, 1), torch.nn.ReLU(), torch.nn.Conv2d(8, 1, 1)

@@ -17,17 +17,24 @@ from typing import Any, TypeVar
 
 import yaml
 
+from dap_led_training import old_recipes
+
+RECIPES = Path(__file__).parent / 'recipes'
 T = TypeVar('T')
 
 
-def parser(name: str, doc: str) -> argparse.ArgumentParser:
-    """What every recipe's command takes; `name` is the module's, `doc` its page."""
+def parser(command: str, doc: str) -> argparse.ArgumentParser:
+    """A parser of what every command with a recipe takes.
+
+    :param command: its words, such as `train` or `measure ablation`.
+    :param doc: its page.
+    """
     made = argparse.ArgumentParser(
-        prog=f'dap_led_training.{name}',
+        prog=f'dap_led_training {command}',
         description=doc,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument('config', type=Path)
+    made.add_argument('config', type=Path, metavar='RECIPE')
     made.add_argument('--out', type=Path, required=True, help='folder of the run')
     made.add_argument(
         '--photographs',
@@ -40,17 +47,37 @@ def parser(name: str, doc: str) -> argparse.ArgumentParser:
 
 
 def load(path: str | Path, kind: type[T]) -> T:
-    """Read a YAML mapping into the dataclass `kind`, nested dataclasses and lists included.
+    """Read a recipe into the dataclass `kind`, nested dataclasses and lists included.
+
+    Its line `kind:` says which trainer it is for, and is no field.
 
     :raises ValueError: an unknown key, a missing one, or a value of the wrong shape.
     """
-    return build(yaml.safe_load(Path(path).read_text()) or {}, kind, str(path))
+    values = read(path)
+    values.pop('kind', None)
+    return build(values, kind, str(path))
 
 
-def run(main: Callable[[], None]) -> None:
-    """Run a command; what its user can mend is told in one line."""
+def kind_of(path: str | Path) -> str | None:
+    """The kind of training that a recipe is for; None where it does not say."""
+    return read(path).get('kind')
+
+
+def read(path: str | Path) -> dict:
+    """A recipe as plain values.
+
+    :raises ValueError: the file holds no mapping.
+    """
+    values = yaml.safe_load(old_recipes.today(path).read_text()) or {}
+    if not isinstance(values, dict):
+        raise ValueError(f'{path}: expected a mapping, got {values!r}')
+    return values
+
+
+def run(main: Callable[[], int | None]) -> int | None:
+    """Run a command and return its exit status; what its user can mend is told in one line."""
     try:
-        main()
+        return main()
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(f'error: {error}')
     except KeyboardInterrupt:

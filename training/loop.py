@@ -4,8 +4,8 @@ A recipe is a module that maps a batch to its loss terms, a dict of scalars, and
 trained in `network`. Batches are numbered: batch `step` is a function of (seed, step), so that a
 run that was killed goes on with what an unbroken one would have seen, to the same weights.
 
-    python -m dap_led_training.train CONFIG --out RUN              one process
-    torchrun --nproc-per-node 4 -m dap_led_training.train ...      one process per device
+    python -m dap_led_training train CONFIG --out RUN              one process
+    torchrun --nproc-per-node 4 -m dap_led_training train ...      one process per device
 """
 
 from __future__ import annotations

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from dap_led_training.losses import is_degraded
-from dap_led_training.metrics import LUMA
 
+LUMA = (0.299, 0.587, 0.114)
+"""BT.601 weights of R, G and B."""
 CELL = 8
 """Pixels; in the mean of such cells there is little noise."""
 USABLE = 0.05

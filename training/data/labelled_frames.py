@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from dap_led_ros.photometry import srgb_to_linear
 from dap_led_training.data.photographs import read_rgb
-from dap_led_training.degradation.night_blur import NightBlurConfig, degrade, margin
+from dap_led_training.night.night_blur import NightBlurConfig, degrade, margin
 
 WIDTH, HEIGHT = 640, 480
 CELL = 16

@@ -1,6 +1,6 @@
-"""A sheet of frames before and after: python -m dap_led_training.sheet OUT.jpg [MODEL ...].
+"""A picture of frames before and after, by model: make contact_sheet OUT.jpg [MODEL ...].
 
-Rows: day, dusk, night, blur by day, lamps, from validation photographs as dap_led_training.stream
+Rows: day, dusk, night, blur by day, lamps, from validation photographs as `measure steadiness`
 makes them, then real ones: pictures of folders, frames of videos. Columns: the frame, the frame
 times one number (auto), what a stream makes of it with each model, and the reference where there
 is one. Tiles of real frames are not made larger than they are.
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -18,15 +17,11 @@ import numpy as np
 from dap_led_ros.inference import Enhancer
 from dap_led_ros.inference.stream import Stream
 from dap_led_ros.media import find_images, open_source, write_image
-from dap_led_training import configuration
-from dap_led_training.data.photographs import find_photographs, read_rgb
-from dap_led_training.evaluate import RECIPE
-from dap_led_training.methods import auto
-from dap_led_training.night_sets import SIZE
-from dap_led_training.stream import gate_cases
-from dap_led_training.train import TrainConfig
+from dap_led_training.data.photographs import FOLDERS, find_photographs, read_rgb, spread
+from dap_led_training.measure.methods import auto
+from dap_led_training.measure.night_sets import SIZE
+from dap_led_training.measure.steadiness import gate_cases
 
-T = TypeVar('T')
 ROWS = {
     'day': 'day',
     'dusk': 'dusk',
@@ -34,14 +29,9 @@ ROWS = {
     'blur by day': 'blur by day',
     'lamps': 'lamps',
 }
-"""Title and the case of dap_led_training.stream."""
+"""Title and the case of `measure steadiness`."""
 GAP, BAR = 6, 26
 """Pixels between tiles, and of the bar with the text."""
-
-
-def choose(paths: list[T], count: int) -> list[T]:
-    """Evenly spread ones of a list; again from its beginning where it is too short."""
-    return [paths[(i * max(1, len(paths) // count)) % len(paths)] for i in range(count)]
 
 
 def real_frames(paths: list[Path], count: int) -> list[tuple[str, np.ndarray]]:
@@ -56,11 +46,11 @@ def real_frames(paths: list[Path], count: int) -> list[tuple[str, np.ndarray]]:
             found = find_images(path)
             if not found:
                 raise ValueError(f'{path} has no pictures: give videos by their paths')
-            chosen = choose(found, count)
+            chosen = spread(found, count)
             frames += [(picture.name, read_rgb(picture)) for picture in chosen]
             continue
         source = open_source(path)
-        wanted = choose(list(range(source.count)), count)
+        wanted = spread(list(range(source.count)), count)
         frames += [
             (f'{path.stem} {number}', frame)
             for number, frame in enumerate(source.frames)
@@ -76,7 +66,7 @@ def sheet(
     width: int,
 ) -> np.ndarray:
     """The sheet as an RGB picture; tiles are `width` pixels wide."""
-    cases = gate_cases(choose(photographs, len(ROWS)))
+    cases = gate_cases(spread(photographs, len(ROWS)))
     # A photograph of its own for each row; cases hold all of them in every kind.
     frames = [(title, *cases[kind][i]) for i, (title, kind) in enumerate(ROWS.items())]
     frames += [(name, _upright(frame), None) for name, frame in real]
@@ -116,7 +106,7 @@ def _tile(frame: np.ndarray, text: str, width: int) -> np.ndarray:
 def main(arguments: list[str] | None = None) -> None:
     """Write the sheet."""
     parser = argparse.ArgumentParser(
-        prog='dap_led_training.sheet',
+        prog='dap_led_training make contact_sheet',
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -129,12 +119,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument('--count', type=int, default=4, help='frames of each of these; default: 4')
     parser.add_argument('--width', type=int, default=400, help='of a tile, pixels; default: 400')
     options = parser.parse_args(arguments)
-    folders = options.photographs or configuration.load(RECIPE, TrainConfig).data.photographs
+    folders = options.photographs or FOLDERS
     photographs = find_photographs(folders, validation=True)
     real = real_frames(options.real, options.count)
     write_image(options.out, sheet(options.models or ['nano'], photographs, real, options.width))
     print(f'wrote {options.out}')
-
-
-if __name__ == '__main__':
-    configuration.run(main)

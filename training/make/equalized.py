@@ -1,4 +1,4 @@
-"""Weights for int8: python -m dap_led_training.equalize WEIGHTS OUT [--photographs FOLDER ...].
+"""Weights that lose less in int8: make equalized WEIGHTS OUT [--photographs FOLDER ...].
 
 Cross-layer equalization (Nagel et al. 2019, section 4.1) of the default's network: the features
 at 1/4 and 1/8, which run on through many sums, are scaled channel by channel, so that one step of
@@ -17,10 +17,9 @@ from torch import Tensor, nn
 
 from dap_led_ros.inference import checkpoint
 from dap_led_ros.models.exposure_first import ExposureFirst
-from dap_led_training import configuration
 from dap_led_training.data import crops
 from dap_led_training.data.batches import Stage
-from dap_led_training.degradation.night_batches import Drawn, NightConfig, degrade
+from dap_led_training.night.night_batches import Drawn, NightConfig, degrade
 
 FRAMES = NightConfig(daylight=0.25, clean=0.05)
 QUANTILE, LEAST = 0.9995, 0.05
@@ -87,7 +86,7 @@ def _ranges(
 def main(arguments: list[str] | None = None) -> None:
     """Write the weights and say how far the function has moved."""
     parser = argparse.ArgumentParser(
-        prog='dap_led_training.equalize',
+        prog='dap_led_training make equalized',
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -119,7 +118,3 @@ def main(arguments: list[str] | None = None) -> None:
         moved = float((network(made[0]) - before).abs().max())
     checkpoint.save(network, options.out)
     print(f'{options.out}: the function has moved by {moved:.1e} at most')
-
-
-if __name__ == '__main__':
-    configuration.run(main)

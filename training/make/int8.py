@@ -1,4 +1,4 @@
-"""nano in int8: python -m dap_led_training.quantize [MODEL] [--out OUT.onnx].
+"""nano in int8: python -m dap_led_training make int8 [MODEL] [--out OUT.onnx].
 
 dap-led export's int8 on frames of the training's own synthesis, made from photographs of the
 training's split and of the size that robots use. Several ways are tried; the last is that of
@@ -21,13 +21,11 @@ from tqdm import tqdm
 
 from dap_led_ros.inference import Enhancer, checkpoint, weights
 from dap_led_ros.inference.export import INT8_LAYERS, export, quantized
-from dap_led_training import configuration, metrics
-from dap_led_training.data.photographs import find_photographs, read_rgb
-from dap_led_training.degradation.night_blur import NightBlurConfig, degrade, margin
-from dap_led_training.evaluate import PSNR_CAP, RECIPE
-from dap_led_training.night_sets import SIZE, fit, night_sets
-from dap_led_training.tables import aligned
-from dap_led_training.train import TrainConfig
+from dap_led_training.data.photographs import FOLDERS, find_photographs, read_rgb
+from dap_led_training.measure import metrics
+from dap_led_training.measure.night_sets import SIZE, fit, night_sets
+from dap_led_training.measure.tables import aligned
+from dap_led_training.night.night_blur import NightBlurConfig, degrade, margin
 
 WAYS = {
     'every layer': ('',),
@@ -75,7 +73,7 @@ def measure(models: dict[str, Path], photographs: list[Path]) -> dict[str, dict[
                 start = time.perf_counter()
                 enhanced = enhancer.network(frame)[0]
                 found[name]['milliseconds'].append((time.perf_counter() - start) * 1e3)
-                found[name][key].append(metrics.psnr(enhanced, reference, PSNR_CAP))
+                found[name][key].append(metrics.psnr(enhanced, reference, metrics.PSNR_CAP))
     return {
         name: {
             key: float(np.median(v) if key == 'milliseconds' else np.mean(v))
@@ -113,7 +111,7 @@ def table(measured: dict[str, dict[str, float]]) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Quantise, print the table, keep the last way where asked."""
     parser = argparse.ArgumentParser(
-        prog='dap_led_training.quantize',
+        prog='dap_led_training make int8',
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -123,7 +121,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument('--validation', type=int, help='photographs; default: all')
     parser.add_argument('--out', type=Path, metavar='OUT.onnx', help='keep the last way here')
     options = parser.parse_args(arguments)
-    folders = options.photographs or configuration.load(RECIPE, TrainConfig).data.photographs
+    folders = options.photographs or FOLDERS
     trained = find_photographs(folders, validation=False)
     trained = trained[:: max(1, len(trained) // options.calibration)][: options.calibration]
     validation = find_photographs(folders, validation=True)
@@ -142,7 +140,3 @@ def main(arguments: list[str] | None = None) -> None:
         print(table(measure(models, validation)))
         if options.out:
             options.out.write_bytes(models[way].read_bytes())
-
-
-if __name__ == '__main__':
-    configuration.run(main)

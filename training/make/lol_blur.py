@@ -1,6 +1,6 @@
-"""Write night blur in LOL-Blur's layout: python -m dap_led_training.synthesize --help.
+"""Write night blur in LOL-Blur's layout: python -m dap_led_training make lol_blur --help.
 
-    python -m dap_led_training.synthesize --photographs FOLDER [FOLDER ...] --out DIR --split train
+    python -m dap_led_training make lol_blur --photographs FOLDER ... --out DIR --split train
 
 writes DIR/train/{low_blur_noise,low_blur,low_sharp,high_sharp_scaled}/<video>/<frame>.png and the
 parameters that were drawn for a frame, DIR/train/parameters/<video>/<frame>.json.
@@ -29,17 +29,14 @@ from tqdm import tqdm
 
 from dap_led_training.data.pairs import SPLITS
 from dap_led_training.data.photographs import find_photographs, read_rgb
-from dap_led_training.degradation.night_blur import (
+from dap_led_training.measure.night_sets import fit
+from dap_led_training.night.night_blur import (
+    LOL_BLUR,
     Frame,
-    NightBlurConfig,
     margin,
     night_scene,
     take,
 )
-from dap_led_training.night_sets import fit
-
-CONFIG = NightBlurConfig(daylight=0.0, blur=1.0, jpeg=0.0)
-"""Every frame of LOL-Blur is dark and blurred, and no JPEG."""
 
 _ROOM = 1.15  # sides of the scene in sides of a frame: where the camera may pan
 _SPEED = (0.3, 2.5)  # pixels per frame
@@ -122,12 +119,12 @@ class Half:
         key: tuple[int, ...],
     ) -> None:
         self.key = key
-        self.size = tuple(side + 2 * margin(CONFIG) for side in size)
+        self.size = tuple(side + 2 * margin(LOL_BLUR) for side in size)
         rng = self._generator(0)
         sharp = fit(photograph, *_scene_size(size))
         self.centres = _pan(sharp.shape[1::-1], self.size, count, rng)
         self.zooms = np.linspace(rng.uniform(*_ZOOM), rng.uniform(*_ZOOM), count)
-        self.dark, self.target, self.drawn = night_scene(sharp, CONFIG, rng)
+        self.dark, self.target, self.drawn = night_scene(sharp, LOL_BLUR, rng)
 
     def frame(self, index: int) -> tuple[Frame, dict]:
         """Frame number `index` from 0, and everything that was drawn for it."""
@@ -135,7 +132,7 @@ class Half:
         zoom = float(self.zooms[index])
         light = (self._view(scene, x, y, zoom) for scene in (self.dark, self.target))
         shake, sensor = self._generator(1, index), self._generator(2)
-        frame, drawn = take(*light, CONFIG, shake, sensor)
+        frame, drawn = take(*light, LOL_BLUR, shake, sensor)
         return frame, {'view': {'x': x, 'y': y, 'zoom': zoom}, **self.drawn, **drawn}
 
     def _view(self, scene: np.ndarray, x: float, y: float, zoom: float) -> np.ndarray:
@@ -165,7 +162,7 @@ class Half:
 
 
 def _scene_size(size: tuple[int, int]) -> tuple[int, int]:
-    width, height = (round(_ROOM * (side + 2 * margin(CONFIG))) for side in size)
+    width, height = (round(_ROOM * (side + 2 * margin(LOL_BLUR))) for side in size)
     return width, height
 
 
@@ -239,7 +236,7 @@ def _size(text: str) -> tuple[int, int]:
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and write; 0 when all went well, 1 when not."""
     parser = argparse.ArgumentParser(
-        prog='dap_led_training.synthesize',
+        prog='dap_led_training make lol_blur',
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -269,7 +266,3 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         return 0
     return 1
-
-
-if __name__ == '__main__':
-    sys.exit(main())

@@ -1,10 +1,10 @@
 """A rosbag2 of a night drive from videos by day, with the day as its reference.
 
-    python -m dap_led_training.night_bag highway.mp4 vehicles.mp4 --out night_bag
+    python -m dap_led_training make night_bag highway.mp4 vehicles.mp4 --out night_bag
     dap-led replay night_bag --topic /camera/image_raw --reference /camera/reference \
         --detect yolov8n.onnx --out night_report
 
-Each frame is darkened and blurred by degradation/independent.py, which no model here was trained
+Each frame is darkened and blurred by night/independent.py, which no model here was trained
 on. Detections on the reference then tell which of those at night are true.
 """
 
@@ -20,7 +20,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 
 from dap_led_ros.evaluation.recording import IMAGE, STORE
 from dap_led_ros.media import open_source
-from dap_led_training.degradation.independent import night
+from dap_led_training.night.independent import night
 
 TOPICS = ('/camera/image_raw', '/camera/reference')
 GAP = 10**10
@@ -83,7 +83,3 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     print(f'{options.out}: {count} frames of {TOPICS[0]} and {TOPICS[1]}')
     return 0
-
-
-if __name__ == '__main__':
-    sys.exit(main())

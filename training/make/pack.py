@@ -1,4 +1,4 @@
-"""Photographs in one file: python -m dap_led_training.pack OUT.pt FOLDER [FOLDER ...].
+"""Photographs in one file: python -m dap_led_training make pack OUT.pt FOLDER [FOLDER ...].
 
 The file takes the place of the folders in a recipe of train_exposure_first (`photographs:`), or
 behind its --photographs: one thing to carry to another machine. Every eighth photograph of each
@@ -10,14 +10,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dap_led_training import configuration
 from dap_led_training.data import crops
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Write the file and say what is in it."""
     parser = argparse.ArgumentParser(
-        prog='dap_led_training.pack',
+        prog='dap_led_training make pack',
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -28,7 +27,3 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f'{options.out}: give it a name that ends in .pt')
     counts = crops.pack(options.folders, options.out)
     print(f'{options.out}: {counts["training"]} train, {counts["validation"]} validate')
-
-
-if __name__ == '__main__':
-    configuration.run(main)

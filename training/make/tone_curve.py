@@ -1,8 +1,8 @@
-"""Gamma and local contrast as an ONNX file: python -m dap_led_training.tone_curve OUT.onnx.
+"""Gamma and local contrast as an ONNX file: python -m dap_led_training make tone_curve OUT.onnx.
 
 An enhancer that is not ours, to refine: it stands for CLAHE with gamma, whose histograms would be
 hard to write as ONNX. A gamma lifts the mean of the frame to 0.4, as the classical baseline of
-dap_led_training.evaluate does, then each pixel's distance from the mean around it grows by 40%. It
+`measure frames` does, then each pixel's distance from the mean around it grows by 40%. It
 knows nothing of noise and blur, and amplifies both.
 """
 
@@ -12,8 +12,6 @@ import argparse
 from pathlib import Path
 
 import onnx
-
-from dap_led_training import configuration
 
 GRAPH = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -49,13 +47,9 @@ def tone_curve() -> onnx.ModelProto:
 
 def main(arguments: list[str] | None = None) -> None:
     """Write the file."""
-    parser = argparse.ArgumentParser(prog='dap_led_training.tone_curve', description=__doc__)
+    parser = argparse.ArgumentParser(prog='dap_led_training make tone_curve', description=__doc__)
     parser.add_argument('out', type=Path, metavar='OUT.onnx')
     options = parser.parse_args(arguments)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(tone_curve(), options.out)
     print(f'wrote {options.out}')
-
-
-if __name__ == '__main__':
-    configuration.run(main)

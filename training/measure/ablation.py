@@ -1,4 +1,4 @@
-"""The paper's ablations: python -m dap_led_training.ablation CONFIG --out DIR.
+"""The paper's ablations: python -m dap_led_training measure ablation CONFIG --out DIR.
 
 Which prompt, which losses, and what the prior is worth.
 
@@ -19,15 +19,17 @@ from tqdm import tqdm
 
 from dap_led_ros.inference import Enhancer
 from dap_led_ros.models.dap_led import PRESETS
-from dap_led_training import configuration, evaluate, metrics
+from dap_led_training import configuration
 from dap_led_training.data.config import DataConfig
 from dap_led_training.data.pairs import VARIANTS
 from dap_led_training.data.photographs import find_photographs
-from dap_led_training.evaluate import Sample
 from dap_led_training.loop import as_plain, write_whole
-from dap_led_training.methods import Method
-from dap_led_training.night_sets import night_sets
-from dap_led_training.train import TrainConfig, train
+from dap_led_training.measure import frames as evaluate
+from dap_led_training.measure import metrics
+from dap_led_training.measure.frames import Sample
+from dap_led_training.measure.methods import Method
+from dap_led_training.measure.night_sets import night_sets
+from dap_led_training.trainers.paired import TrainConfig, train
 
 IDENTITY, CLIP = 0.1, 0.01
 """The paper's weights of the two losses, where a recipe has none of its own."""
@@ -263,7 +265,7 @@ def _json(values: dict) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Train and measure the rows, and print the tables."""
-    parser = configuration.parser('ablation', __doc__)
+    parser = configuration.parser('measure ablation', __doc__)
     parser.add_argument('--lol-blur', metavar='ROOT', help="in place of the config's data")
     parser.add_argument('--variant', choices=VARIANTS, help=f'default: {VARIANTS[0]}')
     parser.add_argument('--steps', type=int, help='of each run, in place of the recipe')
@@ -278,7 +280,3 @@ def main(arguments: list[str] | None = None) -> None:
         data = DataConfig(lol_blur=options.lol_blur, variant=options.variant or VARIANTS[0])
         config = dataclasses.replace(config, data=data)
     ablate(config, options.out, options.steps, options.tables)
-
-
-if __name__ == '__main__':
-    configuration.run(main)

@@ -1,4 +1,4 @@
-"""What models do to the light: python -m dap_led_training.light MODEL [MODEL ...].
+"""What models do to the light: python -m dap_led_training measure brightness MODEL [MODEL ...].
 
 Validation photographs in full light and in little, sharp and blurred, enhanced by each model and,
 beside it, by CLAHE with gamma:
@@ -25,17 +25,13 @@ import numpy as np
 from tqdm import tqdm
 
 from dap_led_ros.media import write_image
-from dap_led_training import configuration, metrics
-from dap_led_training.data.photographs import find_photographs, read_rgb
-from dap_led_training.degradation.night_blur import degrade, margin, night_scene, take
-from dap_led_training.evaluate import PSNR_CAP, RECIPE
-from dap_led_training.methods import Method, load_methods
-from dap_led_training.night_sets import SIZE, Pair, fit
-from dap_led_training.sheet import choose
-from dap_led_training.synthesize import CONFIG
-from dap_led_training.tables import aligned
-from dap_led_training.train import TrainConfig
-from dap_led_training.train_devudp import BLUR_BY_DAY
+from dap_led_training.data.photographs import FOLDERS, find_photographs, read_rgb, spread
+from dap_led_training.measure import metrics
+from dap_led_training.measure.methods import Method, load_methods
+from dap_led_training.measure.night_sets import SIZE, Pair, fit
+from dap_led_training.measure.tables import aligned
+from dap_led_training.night.night_blur import LOL_BLUR, degrade, margin, night_scene, take
+from dap_led_training.trainers.devudp import BLUR_BY_DAY
 
 SIZES = ((160, 120), (320, 240), SIZE)
 MIDDLE = 128
@@ -47,13 +43,13 @@ def light_sets(photographs: list[np.ndarray]) -> dict[str, list[Pair]]:
     sets: dict[str, list[Pair]] = {
         name: [] for name in ('day', 'blur by day', 'dark', 'dark, blur', 'dark, blur, noise')
     }
-    m = margin(CONFIG)
+    m = margin(LOL_BLUR)
     for index, photograph in enumerate(photographs):
         wide = fit(photograph, SIZE[0] + 2 * m, SIZE[1] + 2 * m)
         blurred, day, _ = degrade(wide, BLUR_BY_DAY, np.random.default_rng([95, index]))
         rng = np.random.default_rng([94, index])
-        dark, target, _ = night_scene(wide, CONFIG, rng)
-        frame, _ = take(dark, target, CONFIG, rng)
+        dark, target, _ = night_scene(wide, LOL_BLUR, rng)
+        frame, _ = take(dark, target, LOL_BLUR, rng)
         night = (frame.low_sharp, frame.low_blur, frame.low_blur_noise)
         pairs = [(day, day), (blurred, day), *((n, frame.high_sharp_scaled) for n in night)]
         for kind, pair in zip(sets.values(), pairs):
@@ -70,7 +66,7 @@ def light_table(methods: dict[str, Method], sets: dict[str, list[Pair]]) -> str:
             values = (
                 f'{np.mean([one.mean() for one, _ in frames]):.0f}',
                 f'{np.mean([other.mean() for _, other in frames]):.0f}',
-                f'{np.mean([metrics.psnr(*pair, PSNR_CAP) for pair in frames]):.2f}',
+                f'{np.mean([metrics.psnr(*pair, metrics.PSNR_CAP) for pair in frames]):.2f}',
                 f'{np.mean([metrics.ssim_rgb(*pair) for pair in frames]):.3f}',
             )
             rows.append([kind, name, *values])
@@ -86,10 +82,12 @@ def size_table(methods: dict[str, Method], days: list[np.ndarray]) -> str:
         found: list[list[float]] = []
         for day in tqdm(days, name):
             sized = [cv2.resize(day, size, interpolation=cv2.INTER_AREA) for size in SIZES]
-            kept = [metrics.psnr(method(frame), frame, PSNR_CAP) for frame in sized]
+            kept = [metrics.psnr(method(frame), frame, metrics.PSNR_CAP) for frame in sized]
             middle = np.ascontiguousarray(day[y : y + MIDDLE, x : x + MIDDLE])
             whole = method(day)[y : y + MIDDLE, x : x + MIDDLE]
-            kept.append(metrics.psnr(method(middle), np.ascontiguousarray(whole), PSNR_CAP))
+            kept.append(
+                metrics.psnr(method(middle), np.ascontiguousarray(whole), metrics.PSNR_CAP)
+            )
             found.append(kept)
         rows.append([name, *(f'{value:.2f}' for value in np.mean(found, axis=0))])
     return aligned(rows)
@@ -109,7 +107,7 @@ def sheet(methods: dict[str, Method], sets: dict[str, list[Pair]], width: int) -
 def main(arguments: list[str] | None = None) -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(
-        prog='dap_led_training.light',
+        prog='dap_led_training measure brightness',
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -118,8 +116,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument('--count', type=int, default=16, help='photographs; default: 16')
     parser.add_argument('--sheet', type=Path, metavar='OUT.jpg', help='draw some of them, too')
     options = parser.parse_args(arguments)
-    folders = options.photographs or configuration.load(RECIPE, TrainConfig).data.photographs
-    paths: list[Path] = choose(find_photographs(folders, validation=True), options.count)
+    folders = options.photographs or FOLDERS
+    paths: list[Path] = spread(find_photographs(folders, validation=True), options.count)
     methods = load_methods(options.models)
     sets = light_sets([read_rgb(path) for path in paths])
     if options.sheet:
@@ -127,7 +125,3 @@ def main(arguments: list[str] | None = None) -> None:
     tables = [light_table(methods, sets), size_table(methods, [day for day, _ in sets['day']])]
     print(f'{len(paths)} validation photographs, {SIZE[0]}x{SIZE[1]}, grey levels and dB\n')
     print('\n\n'.join(tables))
-
-
-if __name__ == '__main__':
-    configuration.run(main)

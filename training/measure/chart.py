@@ -1,4 +1,4 @@
-"""Faults that photographs hide: python -m dap_led_training.chart [MODEL ...] [--out FILE].
+"""Faults that photographs hide: python -m dap_led_training measure chart [MODEL ...] [--out FILE].
 
 A synthetic chart (grey and coloured patches, a grey ramp, a slanted edge, a Siemens star, lamps)
 is taken by night, with the physics of the sample sequence, and enhanced. Printed for each model,
@@ -30,9 +30,9 @@ import numpy as np
 
 from dap_led_ros.media import write_image
 from dap_led_ros.photometry import average_over_path, linear_to_srgb, srgb_to_linear, to_uint8
-from dap_led_training import configuration, metrics
-from dap_led_training.methods import Method, load_methods
-from dap_led_training.tables import aligned
+from dap_led_training.measure import metrics
+from dap_led_training.measure.methods import Method, load_methods
+from dap_led_training.measure.tables import aligned
 
 WIDTH, HEIGHT = 640, 480
 Box = tuple[slice, slice]
@@ -248,7 +248,7 @@ def stacked(pictures: list[np.ndarray]) -> np.ndarray:
 def main(arguments: list[str] | None = None) -> None:
     """Print the table, and write the crops where asked."""
     parser = argparse.ArgumentParser(
-        prog='dap_led_training.chart',
+        prog='dap_led_training measure chart',
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -259,7 +259,3 @@ def main(arguments: list[str] | None = None) -> None:
     print(table(measure_methods(methods)))
     if options.out:
         write_image(options.out, stacked(list(crops(methods).values())))
-
-
-if __name__ == '__main__':
-    configuration.run(main)

@@ -1,4 +1,4 @@
-"""What time brings: python -m dap_led_training.evaluate_clips [MODEL].
+"""What time brings: python -m dap_led_training measure clips [MODEL].
 
 Clips of 16 frames: the input, one gain, a mean of the past without any network, the network on
 each frame alone, and the stream; see judge_clips.py. Regimes of the frozen generator (tripod, pan,
@@ -17,10 +17,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dap_led_ros.inference import Enhancer
-from dap_led_training import configuration, judge, judge_clips, judge_clips_generator
-from dap_led_training.evaluate import RECIPE
-from dap_led_training.judge_clips import Figures
-from dap_led_training.train import TrainConfig
+from dap_led_training.data.photographs import FOLDERS
+from dap_led_training.measure import judge, judge_clips, judge_clips_generator
+from dap_led_training.measure.judge_clips import Figures
 
 DATA = '../shared/data'
 UNIT = 'nano-0.1'
@@ -30,7 +29,7 @@ UNIT = 'nano-0.1'
 def main(arguments: list[str] | None = None) -> None:
     """Print the table, and write it as JSON where asked."""
     parser = argparse.ArgumentParser(
-        prog='dap_led_training.evaluate_clips',
+        prog='dap_led_training measure clips',
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -52,9 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
         clips.append(judge_clips.development(options.clips))
     else:
         if made := [name for name in wanted if name != 'real']:
-            folders = options.photographs
-            folders = folders or configuration.load(RECIPE, TrainConfig).data.photographs
-            paths = judge.photographs(folders)
+            paths = judge.photographs(options.photographs or FOLDERS)
             clips.append(judge_clips.synthetic(paths, made, options.count))
         if 'real' in wanted:
             clips.append(judge_clips.real(options.clips))
@@ -79,7 +76,3 @@ def main(arguments: list[str] | None = None) -> None:
         }
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps({'head': head, 'regimes': plain}, indent=1))
-
-
-if __name__ == '__main__':
-    configuration.run(main)

@@ -1,14 +1,14 @@
-"""The ladder of models: python -m dap_led_training.ladder [MODEL ...] [--detector YOLO.onnx].
+"""Compare models in one table: measure comparison [MODEL ...] [--detector YOLO.onnx].
 
 One row for each model, next to the input, one gain (auto) and CLAHE with gamma. A MODEL is a name,
 an .onnx file or a .safetensors checkpoint. Columns, on validation photographs at 640x480:
 
   MB, GMAC       file, and 1e9 multiply-accumulates of one frame
-  synthesis, independent, lamps   the sets of dap_led_training.evaluate: PSNR / SSIM / aligned
+  synthesis, independent, lamps   the sets of `measure frames`: PSNR / SSIM / aligned
   day, gate off  the network alone on day frames, against themselves: PSNR mean / worst
   day, gate on   the same through a stream, and how many frames come back with not a bit changed
-  flicker, pump  of a stream, static and moving night; see dap_led_training.stream
-  F1             of a detector, sets independent and lamps; see dap_led_training.detection_f1;
+  flicker, pump  of a stream, static and moving night; see `measure steadiness`
+  F1             of a detector, sets independent and lamps; see `measure detection`;
                  one night of each photograph
   ms             median of a frame, conversion included; compare only within one run
   load, RSS      seconds to import and load, and the most memory of a process that loads the model
@@ -26,13 +26,14 @@ import numpy as np
 
 from dap_led_ros.inference import Enhancer, weights
 from dap_led_ros.inference.stream import Stream
-from dap_led_training import configuration, detection_f1, metrics, stream
-from dap_led_training.data.photographs import find_photographs, read_rgb
-from dap_led_training.evaluate import NIGHT_PROTOCOL, PSNR_CAP, RECIPE, measure
-from dap_led_training.methods import auto, clahe_and_gamma
-from dap_led_training.night_sets import SIZE, fit, night_sets
-from dap_led_training.tables import aligned, version_line
-from dap_led_training.train import TrainConfig
+from dap_led_training.data.photographs import FOLDERS, find_photographs, read_rgb
+from dap_led_training.measure import detection as detection_f1
+from dap_led_training.measure import metrics
+from dap_led_training.measure import steadiness as stream
+from dap_led_training.measure.frames import NIGHT_PROTOCOL, measure
+from dap_led_training.measure.methods import auto, clahe_and_gamma
+from dap_led_training.measure.night_sets import SIZE, fit, night_sets
+from dap_led_training.measure.tables import aligned, version_line
 
 _COLD_START = """
 import sys, time
@@ -68,7 +69,7 @@ def giga_macs(model: str) -> float | None:
     import torch
 
     from dap_led_ros.inference import checkpoint
-    from dap_led_training.cost import count
+    from dap_led_training.measure.cost import count
 
     path = weights.find(model).with_suffix('.safetensors')
     if not path.is_file():
@@ -91,7 +92,7 @@ def row(name: str, figures: dict, *more: str) -> list[str]:
 def gated(enhancer: Enhancer, days: list[np.ndarray]) -> str:
     """Day frames through a stream."""
     frames = [Stream(enhancer).enhance(day).frame for day in days]
-    kept = [metrics.psnr(frame, day, PSNR_CAP) for frame, day in zip(frames, days)]
+    kept = [metrics.psnr(frame, day, metrics.PSNR_CAP) for frame, day in zip(frames, days)]
     exact = sum(np.array_equal(frame, day) for frame, day in zip(frames, days))
     return f'{np.mean(kept):.2f} / {np.min(kept):.2f}, {exact} of {len(days)}'
 
@@ -146,7 +147,7 @@ def ladder(models: list[str], photographs: list[Path], detector: str | None) -> 
 def main(arguments: list[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(
-        prog='dap_led_training.ladder',
+        prog='dap_led_training measure comparison',
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -154,12 +155,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument('--photographs', nargs='+', metavar='FOLDER')
     parser.add_argument('--detector', metavar='YOLO.onnx', help='a YOLOv8 of COCO; adds F1')
     options = parser.parse_args(arguments)
-    folders = options.photographs or configuration.load(RECIPE, TrainConfig).data.photographs
+    folders = options.photographs or FOLDERS
     photographs = find_photographs(folders, validation=True)
     print(*NIGHT_PROTOCOL, version_line(), '', sep='\n')
     print(f'{len(photographs)} validation photographs, {SIZE[0]}x{SIZE[1]}')
     print(ladder(options.models or ['nano'], photographs, options.detector))
-
-
-if __name__ == '__main__':
-    configuration.run(main)

@@ -1,4 +1,4 @@
-"""Parameters and multiply-accumulates of each preset: python -m dap_led_training.cost.
+"""Parameters and multiply-accumulates of each preset: python -m dap_led_training measure cost.
 
 Counted by torch's FlopCounterMode on tensors without data, attention included, one MAC for two
 FLOPs; elementwise work is not counted. What the CLIP prior adds stands in rows of its own; a
@@ -16,7 +16,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from dap_led_ros.inference import checkpoint
 from dap_led_ros.models.dap_led import DapLedConfig
 from dap_led_ros.models.refiner import RefinerConfig
-from dap_led_training import configuration
 
 SIZES = ((256, 256), (640, 480), (1280, 720))
 """Width and height."""
@@ -77,7 +76,7 @@ def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
 def main(arguments: list[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(
-        prog='dap_led_training.cost',
+        prog='dap_led_training measure cost',
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -88,7 +87,3 @@ def main(arguments: list[str] | None = None) -> None:
         print(f'{name:18}{parameters:10.3f} M' + ''.join(f'{mac:12.2f}' for mac in macs))
     for name, (parameters, mac) in clip_costs().items():
         print(f'image tower {name}: {parameters:.2f} M parameters, {mac:.2f} 1e9 MACs a frame')
-
-
-if __name__ == '__main__':
-    configuration.run(main)

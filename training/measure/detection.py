@@ -1,8 +1,8 @@
-"""What a detector gains: python -m dap_led_training.detection_f1 DETECTOR [MODEL ...].
+"""What a detector gains: python -m dap_led_training measure detection DETECTOR [MODEL ...].
 
 DETECTOR is a YOLOv8 of COCO as ONNX (1x3x640x640 in, 1x84x8400 out). What it finds on the sharp
 photograph is the truth; the same photograph is degraded by the independent night (`independent`
-and `lamps` of dap_led_training.evaluate), enhanced, and looked at again. Objects match when their
+and `lamps` of `measure frames`), enhanced, and looked at again. Objects match when their
 classes are equal and their boxes overlap by half or more. Photographs that were never trained on,
 or with --videos single frames of road clips, which have more objects: one in --every. Each is
 degraded several times, --nights, by other draws.
@@ -29,13 +29,10 @@ from tqdm import tqdm
 
 from dap_led_ros.media import open_source
 from dap_led_ros.photometry import linear_to_srgb, srgb_to_linear, to_uint8
-from dap_led_training import configuration
-from dap_led_training.data.photographs import find_photographs
-from dap_led_training.evaluate import RECIPE
-from dap_led_training.methods import Method, load_methods
-from dap_led_training.night_sets import Pair, night_sets
-from dap_led_training.tables import aligned
-from dap_led_training.train import TrainConfig
+from dap_led_training.data.photographs import FOLDERS, find_photographs
+from dap_led_training.measure.methods import Method, load_methods
+from dap_led_training.measure.night_sets import Pair, night_sets
+from dap_led_training.measure.tables import aligned
 
 SIDE = 640
 CONFIDENCE, NMS_OVERLAP, MATCH_OVERLAP = 0.25, 0.7, 0.5
@@ -194,7 +191,7 @@ def table(measured: dict[str, np.ndarray]) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Print a table for each set."""
     parser = argparse.ArgumentParser(
-        prog='dap_led_training.detection_f1',
+        prog='dap_led_training measure detection',
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -207,7 +204,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.nights < 1:
         parser.error('--nights: give 1 or more')
-    folders = options.photographs or configuration.load(RECIPE, TrainConfig).data.photographs
+    folders = options.photographs or FOLDERS
     if options.videos:
         clips = (open_source(path).frames for path in options.videos)
         photographs = [f for clip in clips for f in islice(clip, 0, None, options.every)]
@@ -226,7 +223,3 @@ def main(arguments: list[str] | None = None) -> None:
             f'photographs, 640x480, {options.nights} nights of each; 95% intervals'
         )
         print(table(counts))
-
-
-if __name__ == '__main__':
-    configuration.run(main)

@@ -1,4 +1,4 @@
-"""Measure models: python -m dap_led_training.evaluate [MODEL ...] [DATA].
+"""Measure models on single frames: python -m dap_led_training measure frames [MODEL ...] [DATA].
 
 A MODEL is a name, an .onnx file (anybody's enhancer from (B, 3, H, W) to the same) or a
 .safetensors checkpoint. The untouched input, one gain (auto) and CLAHE with gamma stand beside it.
@@ -28,19 +28,15 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from dap_led_training import chart, configuration, judge, judge_generator, metrics
 from dap_led_training.data import pairs as data
-from dap_led_training.data.photographs import find_photographs, read_rgb
-from dap_led_training.methods import Method, load_methods
-from dap_led_training.metrics import Metric
-from dap_led_training.night_sets import SIZE, Pair, fit, night_sets
-from dap_led_training.tables import aligned, version_line
-from dap_led_training.train import TrainConfig
+from dap_led_training.data.photographs import FOLDERS, find_photographs, read_rgb
+from dap_led_training.measure import chart, judge, judge_generator, metrics
+from dap_led_training.measure.methods import Method, load_methods
+from dap_led_training.measure.metrics import Metric
+from dap_led_training.measure.night_sets import SIZE, Pair, fit, night_sets
+from dap_led_training.measure.tables import aligned, version_line
 
 SIZES = ((16, 16), (17, 31), (333, 241), (640, 480), (1279, 719), (1920, 1080))
-RECIPE = Path(__file__).parent / 'configs' / 'nano.yaml'
-PSNR_CAP = 50.0
-"""Of the night sets, dB: by day a frame may come back untouched."""
 
 FRAMES_PROTOCOL = (
     'whole frames, RGB; enhanced frames clamped and rounded to 8 bit; brightness not matched to '
@@ -52,8 +48,8 @@ NIGHT_PROTOCOL = (
     "synthesis: degraded by the training's own synthesis; independent: by another; lamps: by that "
     'one, with lamps that clip; day: as they are',
     'whole frames, RGB; enhanced frames clamped and rounded to 8 bit; means over photographs',
-    f'PSNR: dB, over RGB, capped at {PSNR_CAP:.0f}; SSIM: mean of R, G and B, 11x11 Gaussian '
-    'window, sigma 1.5, inside the frame',
+    f'PSNR: dB, over RGB, capped at {metrics.PSNR_CAP:.0f}; SSIM: mean of R, G and B, 11x11 '
+    'Gaussian window, sigma 1.5, inside the frame',
     "aligned: PSNR after each channel's mean has been made equal to the reference's, because "
     'brightness is ambiguous',
     'day: PSNR against the input itself; grid and halo: two faults of such networks in grey '
@@ -76,7 +72,7 @@ class Sample(NamedTuple):
 def main(arguments: list[str] | None = None) -> None:
     """Print the tables, and write them as JSON where asked."""
     parser = argparse.ArgumentParser(
-        prog='dap_led_training.evaluate',
+        prog='dap_led_training measure frames',
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -94,7 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     if '--ablation' in arguments:
         parser.error(
-            '--ablation is a command now: python -m dap_led_training.ablation CONFIG --out DIR'
+            '--ablation is a command: python -m dap_led_training measure ablation RECIPE --out DIR'
         )
     options = parser.parse_args(arguments)
     if options.variant and not options.lol_blur:
@@ -105,13 +101,11 @@ def main(arguments: list[str] | None = None) -> None:
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
     if not options.photographs and not frames:
-        paths = judge.photographs(configuration.load(RECIPE, TrainConfig).data.photographs)
+        paths = judge.photographs(FOLDERS)
         paths = paths[:: options.every]
         measured = judge.judge(methods, paths, options.sets)
         print(judge.table(measured, len(paths)))
-        print(
-            f'\nthe chart of dap_led_training.chart\n{chart.table(chart.measure_methods(methods))}'
-        )
+        print(f'\nas `measure chart` prints it\n{chart.table(chart.measure_methods(methods))}')
         times = judge.milliseconds({name: methods[name] for name in models})
         print('\n' + ', '.join(f'{name}: {ms:.1f} ms' for name, ms in times.items()))
         report['judge'] = {
@@ -315,11 +309,11 @@ def measure(method: Method, sets: dict[str, list[Pair]], days: list[np.ndarray])
             result['grid'] = mean(metrics.grid_energy, frames)
             result['halo'] = float(np.mean(known)) if known else None
         result[name] = {
-            'psnr': mean(metrics.psnr, frames, PSNR_CAP),
+            'psnr': mean(metrics.psnr, frames, metrics.PSNR_CAP),
             'ssim': mean(metrics.ssim_rgb, frames),
-            'aligned': mean(metrics.aligned_psnr, frames, PSNR_CAP),
+            'aligned': mean(metrics.aligned_psnr, frames, metrics.PSNR_CAP),
         }
-    kept = [metrics.psnr(timed(day), day, PSNR_CAP) for day in days]
+    kept = [metrics.psnr(timed(day), day, metrics.PSNR_CAP) for day in days]
     result['day'] = {'mean': float(np.mean(kept)), 'worst': float(np.min(kept))}
     result['milliseconds'] = float(np.median(seconds)) * 1e3
     return result
@@ -364,7 +358,3 @@ def sizes_kept(methods: dict[str, Method], photograph: Path) -> str:
             f'{name}: CHANGED sizes {changed}' if changed else f'{name}: sizes {sizes} kept'
         )
     return '\n'.join(lines)
-
-
-if __name__ == '__main__':
-    configuration.run(main)

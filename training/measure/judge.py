@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from dap_led_training import judge_generator, judge_photographs, metrics
+from dap_led_training.data import judge_photographs
 from dap_led_training.data.photographs import find_photographs, read_rgb
-from dap_led_training.methods import Method, auto
-from dap_led_training.tables import aligned, version_line
+from dap_led_training.measure import judge_generator, metrics
+from dap_led_training.measure.methods import Method, auto
+from dap_led_training.measure.tables import aligned, version_line
 
 QUANTILES = 33
 TENTHS = 10
@@ -83,9 +84,9 @@ def figures(frames: list[tuple[np.ndarray, np.ndarray]]) -> Figures:
         curved, errors = toned(frame, reference), tone_errors(frame, reference)
         rows.append(
             [
-                metrics.psnr(frame, reference, 50.0),
-                metrics.aligned_psnr(frame, reference, 50.0),
-                metrics.psnr(curved, reference, 50.0),
+                metrics.psnr(frame, reference, metrics.PSNR_CAP),
+                metrics.aligned_psnr(frame, reference, metrics.PSNR_CAP),
+                metrics.psnr(curved, reference, metrics.PSNR_CAP),
                 metrics.ssim_rgb(curved, reference),
                 metrics.ssim_rgb(frame, reference),
                 errors[0],

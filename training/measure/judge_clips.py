@@ -21,12 +21,13 @@ from dap_led_ros.inference import Enhancer
 from dap_led_ros.inference.history import History
 from dap_led_ros.inference.stream import StreamSettings
 from dap_led_ros.photometry import linear_to_srgb, srgb_to_linear, to_uint8
-from dap_led_training import judge_clips_generator as generator
-from dap_led_training import judge_photographs, metrics
+from dap_led_training.data import judge_photographs
 from dap_led_training.data.photographs import read_rgb
-from dap_led_training.judge import toned
-from dap_led_training.judge_clips_generator import Clip
-from dap_led_training.tables import aligned, version_line
+from dap_led_training.measure import judge_clips_generator as generator
+from dap_led_training.measure import metrics
+from dap_led_training.measure.judge import toned
+from dap_led_training.measure.judge_clips_generator import Clip
+from dap_led_training.measure.tables import aligned, version_line
 
 REAL = {
     'driving/highway_960x540.mp4': 60,

@@ -20,10 +20,10 @@ import cv2
 import numpy as np
 import torch
 
-LUMA = (0.299, 0.587, 0.114)
-"""BT.601 weights of R, G and B."""
-PSNR_CAP = 100.0
-"""What an identical frame counts in a mean over frames, dB."""
+from dap_led_training.targets import LUMA
+
+PSNR_CAP = 50.0
+"""The most that a frame counts in a mean over frames, dB: by day one may come back untouched."""
 _WINDOW = 11
 _NO_REFERENCE = {'niqe': 'NIQE', 'musiq': 'MUSIQ', 'nrqm': 'NRQM'}
 

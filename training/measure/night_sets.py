@@ -10,8 +10,8 @@ import numpy as np
 from tqdm import tqdm
 
 from dap_led_training.data.photographs import read_rgb
-from dap_led_training.degradation import independent
-from dap_led_training.degradation.night_blur import NightBlurConfig, degrade, margin
+from dap_led_training.night import independent
+from dap_led_training.night.night_blur import NightBlurConfig, degrade, margin
 
 SIZE = (640, 480)
 """Width and height of every frame."""

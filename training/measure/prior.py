@@ -1,4 +1,4 @@
-"""Measure degradation priors: python -m dap_led_training.evaluate_prior [CLIP] [options].
+"""Measure degradation priors: python -m dap_led_training measure prior [CLIP] [options].
 
 Photographs that no training saw are fitted to 640x480 and degraded with known exposure and known
 blur. Printed for each prior:
@@ -28,40 +28,22 @@ from torch.nn import functional
 from torchmetrics.functional import pearson_corrcoef, spearman_corrcoef
 from tqdm import tqdm
 
-from dap_led_ros.inference.priors import build_prior, embed_prompts, load_clip
+from dap_led_ros.inference.priors import build_prior, load_clip
 from dap_led_ros.media import write_image
 from dap_led_ros.priors import NAMES, PriorConfig
-from dap_led_training import configuration
-from dap_led_training.data.photographs import find_photographs, read_rgb
-from dap_led_training.degradation.night_blur import NightBlurConfig, degrade, margin
-from dap_led_training.labelled_frames import Label, LabelledFrames, Mixture, render, resize
-from dap_led_training.train_clip import ClipConfig
+from dap_led_training.data.classes import (
+    CLASSES,
+    FOUR_CLASSES,
+    VALIDATION_SEED,
+    class_of,
+    class_texts,
+    to_tensor,
+)
+from dap_led_training.data.labelled_frames import LabelledFrames, Mixture, render, resize
+from dap_led_training.data.photographs import FOLDERS, find_photographs, read_rgb
+from dap_led_training.night.night_blur import NightBlurConfig, degrade, margin
 
-RECIPE = Path(__file__).parent / 'configs' / 'degradation_clip_tiny.yaml'
-CLASSES = {
-    'clean': 'This is a bright and sharp image.',
-    'dark': 'This is a low-light and sharp image.',
-    'blurry': 'This is a bright and blurry image.',
-    'both': 'This is a low-light and blurry image.',
-}
-# Only the four classes, a quarter each, and nothing between them.
-FOUR_CLASSES = Mixture(dark=0.5, dim=0.0, blurry=0.5, shaken=0.0, grain=0.0)
-VALIDATION_SEED = 78
-"""Of the held-out frames of the four classes: all that is measured is of the same ones."""
 Figures = dict[str, float]
-
-
-def class_of(label: Label) -> str | None:
-    """The class of a frame by its true parameters; None between the classes."""
-    dark, blurry = label.exposure <= 0.2, label.path_length >= 7
-    if (not dark and label.exposure < 1) or (not blurry and label.path_length > 0):
-        return None
-    return {(0, 0): 'clean', (1, 0): 'dark', (0, 1): 'blurry', (1, 1): 'both'}[dark, blurry]
-
-
-def class_texts(clip: nn.Module) -> Tensor:
-    """Unit embeddings (4, D) of the CLASSES, in their order."""
-    return embed_prompts(clip, tuple((text, text) for text in CLASSES.values()))[:, 0]
 
 
 def correlations(prior: nn.Module, frames: LabelledFrames) -> Figures:
@@ -171,15 +153,10 @@ def figure(priors: dict[str, nn.Module], photograph: np.ndarray) -> np.ndarray:
     return np.vstack(rows)
 
 
-def to_tensor(frame: np.ndarray) -> Tensor:
-    """(H, W, 3) uint8 -> (1, 3, H, W) in [0, 1]."""
-    return torch.from_numpy(np.array(frame)).permute(2, 0, 1)[None].float() / 255
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Print the figures, and write them as JSON where asked."""
     parser = argparse.ArgumentParser(
-        prog='dap_led_training.evaluate_prior',
+        prog='dap_led_training measure prior',
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -201,7 +178,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument('--json', type=Path, help='write the figures here too')
     options = parser.parse_args(arguments)
     cv2.setNumThreads(1)
-    folders = options.photographs or configuration.load(RECIPE, ClipConfig).photographs
+    folders = options.photographs or FOLDERS
     photographs = find_photographs(folders, validation=True)
     mixed = render(photographs, options.frames, 77, options.cache / 'mixed', Mixture())
     folder = options.cache / 'classes'
@@ -247,7 +224,3 @@ def main(arguments: list[str] | None = None) -> None:
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(figures, indent=2) + '\n')
-
-
-if __name__ == '__main__':
-    configuration.run(main)

@@ -1,6 +1,6 @@
-"""What shortcuts lose and save: python -m dap_led_training.shortcuts MODEL [--others MODEL ...].
+"""What speed-ups lose and save: measure speedups MODEL [--others MODEL ...].
 
-The sample night sequence goes through a model as it is, and through its shortcuts: tiles, a
+The sample night sequence goes through a model as it is, and through its speed-ups: tiles, a
 heat-map that lasts, lower precision (of a DAP-LED checkpoint), other files (an int8 export). Each
 row is the mean PSNR against the reference, what that is more than the model's own, and the PSNR
 against the model's own frames; the last two are of the worst frame too. Milliseconds are of the
@@ -30,7 +30,6 @@ from dap_led_ros.inference import Enhancer, checkpoint, weights
 from dap_led_ros.inference.enhancer import MIN_TILE
 from dap_led_ros.inference.heatmaps import Heatmaps
 from dap_led_ros.model_commands import size
-from dap_led_training import configuration
 
 Shortcut = Callable[[np.ndarray], np.ndarray]
 
@@ -129,7 +128,7 @@ def memory(model: str, width: int, height: int) -> Iterator[str]:
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and print the table."""
     parser = argparse.ArgumentParser(
-        prog='dap_led_training.shortcuts',
+        prog='dap_led_training measure speedups',
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -147,7 +146,3 @@ def main(arguments: list[str] | None = None) -> None:
     )
     for line in lines:
         print(line, flush=True)
-
-
-if __name__ == '__main__':
-    configuration.run(main)

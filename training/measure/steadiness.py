@@ -1,4 +1,4 @@
-"""What a stream does: python -m dap_led_training.stream [MODEL].
+"""What a stream does: python -m dap_led_training measure steadiness [MODEL].
 
 Two tables. The gate: on validation photographs, how often frames of each kind are passed through,
 blended or enhanced, and what that does to their PSNR. By day, and in a dark but clean scene, a
@@ -10,7 +10,7 @@ frame's reference is the frame itself; elsewhere it is the sharp, well-lit photo
   dusk            a quarter to six tenths of the light, sharp, little noise
   backlight       full light above, 4 to 12% of it below, noise
   blur by day     a path of 8 to 22 pixels in full light
-  synthesis, independent, lamps   the night sets of dap_led_training.evaluate
+  synthesis, independent, lamps   the night sets of dap_led_training measure frames
 
 Steadiness: on videos of the sample photograph, which needs no data. "flicker" is the mean absolute
 change from frame to frame as a share of what a brightness gain alone would leave of the input's.
@@ -33,13 +33,11 @@ from dap_led_ros import sample
 from dap_led_ros.inference import Enhancer
 from dap_led_ros.inference.stream import Stream, StreamSettings
 from dap_led_ros.photometry import linear_to_srgb, srgb_to_linear, to_uint8
-from dap_led_training import configuration, metrics
-from dap_led_training.data.photographs import find_photographs, read_rgb
-from dap_led_training.degradation.night_blur import NightBlurConfig, degrade, margin
-from dap_led_training.evaluate import PSNR_CAP, RECIPE
-from dap_led_training.night_sets import SIZE, Pair, fit, night_sets
-from dap_led_training.tables import aligned
-from dap_led_training.train import TrainConfig
+from dap_led_training.data.photographs import FOLDERS, find_photographs, read_rgb
+from dap_led_training.measure import metrics
+from dap_led_training.measure.night_sets import SIZE, Pair, fit, night_sets
+from dap_led_training.measure.tables import aligned
+from dap_led_training.night.night_blur import NightBlurConfig, degrade, margin
 
 GOOD = ('day', 'dark but clean')
 NIGHT = ('synthesis', 'independent', 'lamps')
@@ -118,7 +116,7 @@ def measure_gate(enhancer: Enhancer, cases: dict[str, list[Pair]]) -> dict[str, 
                 (
                     max(streamed.degradation.values()),
                     streamed.weight,
-                    *(metrics.psnr(f, reference, PSNR_CAP) for f in frames),
+                    *(metrics.psnr(f, reference, metrics.PSNR_CAP) for f in frames),
                     frame.mean(),
                     np.array_equal(streamed.frame, frame),
                 )
@@ -222,7 +220,7 @@ def measure_steadiness(enhancer: Enhancer, video: Video, steady: bool) -> dict[s
         'pump, input': _largest_step(outside / inside),
         'pump, reference': _largest_step(outside / true),
         'psnr': float(
-            np.mean([metrics.psnr(*pair, PSNR_CAP) for pair in zip(enhanced, references)])
+            np.mean([metrics.psnr(*pair, metrics.PSNR_CAP) for pair in zip(enhanced, references)])
         ),
         'reversals': int((np.diff(signs) != 0).sum()),
         'step': float(np.abs(steps).max()),
@@ -261,7 +259,7 @@ def steadiness_table(enhancer: Enhancer) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(
-        prog='dap_led_training.stream',
+        prog='dap_led_training measure steadiness',
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -270,11 +268,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     enhancer = Enhancer.load(options.model)
     print(steadiness_table(enhancer))
-    folders = options.photographs or configuration.load(RECIPE, TrainConfig).data.photographs
+    folders = options.photographs or FOLDERS
     paths = find_photographs(folders, validation=True)
     print(f'\nthe gate on {len(paths)} validation photographs, {SIZE[0]}x{SIZE[1]}; PSNR in dB')
     print(gate_table(measure_gate(enhancer, gate_cases(paths))))
-
-
-if __name__ == '__main__':
-    configuration.run(main)

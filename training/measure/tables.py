@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dap_led_training import metrics
+from dap_led_training.measure import metrics
 
 
 def aligned(rows: list[list[str]]) -> str:

@@ -78,6 +78,10 @@ class NightBlurConfig:
     jpeg_quality: tuple[int, int] = (55, 97)
 
 
+LOL_BLUR = NightBlurConfig(daylight=0.0, blur=1.0, jpeg=0.0)
+"""Every frame of LOL-Blur is dark and blurred, and no JPEG."""
+
+
 def margin(config: NightBlurConfig) -> int:
     """Pixels around a crop that camera shake may bring in; give degrade() that much more."""
     return int(config.path_length[1] / 2) + 6

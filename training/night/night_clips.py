@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from dap_led_training.degradation.night_batches import (
+from dap_led_training.night.night_batches import (
     KERNEL,
     MARGIN,
     Drawn,

@@ -1,4 +1,4 @@
-"""Train a small CLIP of degradations: python -m dap_led_training.train_clip CONFIG --out RUN.
+"""Train a small CLIP of degradations: python -m dap_led_training train CONFIG --out RUN.
 
 Both towers and the tokenizer are open_clip's. The pictures are photographs whose exposure and blur
 the synthesis has set, the texts are written from these two numbers; see captions.py. The result,
@@ -29,10 +29,11 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import Dataset
 
-from dap_led_training import captions, configuration, loop
+from dap_led_training import configuration, loop
+from dap_led_training.data import captions
 from dap_led_training.data.batches import as_planes
+from dap_led_training.data.labelled_frames import LabelledFrames, Mixture, render, resize
 from dap_led_training.data.photographs import find_photographs
-from dap_led_training.labelled_frames import LabelledFrames, Mixture, render, resize
 
 GRID = 16
 FRAMES_SEED = 1
@@ -41,7 +42,7 @@ FRAMES_SEED = 1
 
 @dataclass(frozen=True)
 class ClipConfig:
-    """A recipe; see configs/degradation_clip_tiny.yaml."""
+    """A recipe; see recipes/clip/1_captions.yaml."""
 
     photographs: list[str]
     model: dict[str, dict[str, Any]]
@@ -311,14 +312,10 @@ def train(config: ClipConfig, out: Path, initial: Path | None = None) -> Path:
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and train."""
-    parser = configuration.parser('train_clip', __doc__)
+    parser = configuration.parser('train', __doc__)
     parser.add_argument('--initial', type=Path, help='go on from these weights (.safetensors)')
     options = parser.parse_args(arguments)
     config = configuration.load(options.config, ClipConfig)
     if options.photographs:
         config = dataclasses.replace(config, photographs=options.photographs)
     print(f'the CLIP is in {train(config, options.out, options.initial)}')
-
-
-if __name__ == '__main__':
-    configuration.run(main)

@@ -1,4 +1,4 @@
-"""Train without pairs: python -m dap_led_training.train_clip_lit CONFIG --out RUN.
+"""Train without pairs: python -m dap_led_training train CONFIG --out RUN.
 
 CLIP-LIT (Liang et al. 2023): a pair of prompts, degraded and clean, is learned through the frozen
 text tower of a CLIP. By the image tower it then says how degraded a frame looks, and a network is
@@ -35,7 +35,7 @@ from dap_led_ros.priors.clip import ClipPrior
 from dap_led_training import configuration, loop, losses
 from dap_led_training.data.batches import Stage, as_planes
 from dap_led_training.data.unpaired import UnpairedBatches, UnpairedConfig, sources
-from dap_led_training.degradation.night_blur import NightBlurConfig
+from dap_led_training.night.night_blur import NightBlurConfig
 
 PROMPTS = 'prompts.safetensors'
 
@@ -52,7 +52,7 @@ class Part:
 
 @dataclass(frozen=True)
 class ClipLitConfig:
-    """A recipe; see configs/clip_lit.yaml. The defaults are the paper's."""
+    """A recipe; see recipes/companions/clip_lit.yaml. The defaults are the paper's."""
 
     data: UnpairedConfig
     prompts: Part
@@ -312,7 +312,7 @@ def _keep(out: Path, network: Path, prompts: Path | None) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and train."""
-    parser = configuration.parser('train_clip_lit', __doc__)
+    parser = configuration.parser('train', __doc__)
     for name in ('degraded', 'clean'):
         parser.add_argument(
             f'--{name}', nargs='+', default=[], metavar='FOLDER', help="in place of the config's"
@@ -326,7 +326,3 @@ def main(arguments: list[str] | None = None) -> None:
     if options.fixed:
         config = dataclasses.replace(config, fixed=options.fixed)
     print(f'the weights are in {train(config, options.out)}')
-
-
-if __name__ == '__main__':
-    configuration.run(main)

@@ -1,4 +1,4 @@
-"""Train DA-CLIP's controller: python -m dap_led_training.train_da_clip CONFIG --out RUN.
+"""Train DA-CLIP's controller: python -m dap_led_training train CONFIG --out RUN.
 
 The paper (Luo et al. 2024, arXiv:2310.01018) learns from triples: a degraded picture, the caption
 of its clean original, and the type of degradation. Ours are rendered by the synthesis. The type is
@@ -27,10 +27,10 @@ from dap_led_ros.inference.priors import build_prior, load_clip
 from dap_led_ros.priors import PriorConfig
 from dap_led_ros.priors.clip import ClipPrior
 from dap_led_ros.priors.controller import Controller, ControllerPrior, pooled, tokens
-from dap_led_training import captions, configuration, loop
+from dap_led_training import configuration, loop
+from dap_led_training.data import captions
 from dap_led_training.data.batches import as_planes
-from dap_led_training.data.photographs import find_photographs
-from dap_led_training.evaluate_prior import (
+from dap_led_training.data.classes import (
     CLASSES,
     FOUR_CLASSES,
     VALIDATION_SEED,
@@ -38,8 +38,9 @@ from dap_led_training.evaluate_prior import (
     class_texts,
     to_tensor,
 )
-from dap_led_training.labelled_frames import LabelledFrames, Mixture, render, resize
-from dap_led_training.train_clip import FRAMES_SEED
+from dap_led_training.data.labelled_frames import LabelledFrames, Mixture, render, resize
+from dap_led_training.data.photographs import find_photographs
+from dap_led_training.trainers.clip import FRAMES_SEED
 
 CLAIMS = (('bright', 'sharp'), ('dark', 'sharp'), ('bright', 'blurry'), ('dark', 'blurry'))
 """Levels of captions.LIGHT and captions.BLUR that the four CLASSES claim, in their order."""
@@ -47,7 +48,7 @@ CLAIMS = (('bright', 'sharp'), ('dark', 'sharp'), ('bright', 'blurry'), ('dark',
 
 @dataclass(frozen=True)
 class DaClipConfig:
-    """A recipe; see configs/da_clip.yaml."""
+    """A recipe; see recipes/companions/da_clip/1_controller.yaml."""
 
     photographs: list[str]
     prior: PriorConfig = field(default_factory=PriorConfig)
@@ -221,13 +222,9 @@ def evaluate(config: DaClipConfig, out: Path) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line, train, and print what the controller knows."""
-    options = configuration.parser('train_da_clip', __doc__).parse_args(arguments)
+    options = configuration.parser('train', __doc__).parse_args(arguments)
     config = configuration.load(options.config, DaClipConfig)
     if options.photographs:
         config = dataclasses.replace(config, photographs=options.photographs)
     print(f'the controller is in {train(config, options.out)}')
     print(evaluate(config, options.out))
-
-
-if __name__ == '__main__':
-    configuration.run(main)

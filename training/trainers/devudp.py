@@ -1,4 +1,4 @@
-"""Train DEvUDP without pairs: python -m dap_led_training.train_devudp CONFIG --out RUN.
+"""Train DEvUDP without pairs: python -m dap_led_training train CONFIG --out RUN.
 
 From blurred pictures (A) and sharp ones (B) of other scenes, all in normal light, the generator G
 learns to deblur: what it makes of A shall look like B to a discriminator D, a second generator has
@@ -24,8 +24,8 @@ from dap_led_ros.models.devudp import PRESETS, Devudp
 from dap_led_training import configuration, loop
 from dap_led_training.data.batches import Stage
 from dap_led_training.data.unpaired import UnpairedBatches, UnpairedConfig, sources
-from dap_led_training.degradation.night_blur import NightBlurConfig
 from dap_led_training.loop import LoopConfig
+from dap_led_training.night.night_blur import NightBlurConfig
 
 BLUR_BY_DAY = NightBlurConfig(
     daylight=1.0,
@@ -43,7 +43,7 @@ BLUR_BY_DAY = NightBlurConfig(
 
 @dataclass(frozen=True)
 class DevudpTraining:
-    """A recipe; see configs/devudp.yaml.
+    """A recipe; see recipes/companions/devudp.yaml.
 
     :raises ValueError: no such network, or pictures that are darkened.
     """
@@ -142,13 +142,9 @@ def train(config: DevudpTraining, out: Path) -> Path:
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and train."""
-    options = configuration.parser('train_devudp', __doc__).parse_args(arguments)
+    options = configuration.parser('train', __doc__).parse_args(arguments)
     config = configuration.load(options.config, DevudpTraining)
     if options.photographs:
         data = UnpairedConfig(photographs=options.photographs)
         config = dataclasses.replace(config, data=data)
     print(f'the weights are in {train(config, options.out)}')
-
-
-if __name__ == '__main__':
-    configuration.run(main)

@@ -1,4 +1,4 @@
-"""Distil a CLIP prior: python -m dap_led_training.train_distilled CONFIG --out RUN.
+"""Distil a CLIP prior: python -m dap_led_training train CONFIG --out RUN.
 
 The teacher judges every frame of the rendered set once, every second one degraded on one side
 only; the student learns these maps and scores from the frames at 320x240. Writes
@@ -24,19 +24,20 @@ from tqdm import tqdm
 from dap_led_ros.inference.priors import build_prior
 from dap_led_ros.priors import NAMES, PriorConfig
 from dap_led_ros.priors.distilled import SIZE, DistilledPrior
-from dap_led_training import configuration, export, loop
+from dap_led_training import configuration, loop
 from dap_led_training.data.batches import as_planes
+from dap_led_training.data.classes import to_tensor
+from dap_led_training.data.labelled_frames import LabelledFrames, Mixture, render
 from dap_led_training.data.photographs import find_photographs
-from dap_led_training.evaluate_prior import to_tensor
-from dap_led_training.labelled_frames import LabelledFrames, Mixture, render
-from dap_led_training.train_clip import FRAMES_SEED, split
+from dap_led_training.trainers.clip import FRAMES_SEED, split
+from dap_led_training.trainers.prior_onnx import export_prior
 
 GRID = (15, 20)
 
 
 @dataclass(frozen=True)
 class DistilConfig:
-    """A recipe; see configs/distilled.yaml."""
+    """A recipe; see recipes/clip/5_distilled.yaml."""
 
     photographs: list[str]
     teacher: str = 'degradation-clip-tiny'
@@ -130,7 +131,7 @@ def train(config: DistilConfig, out: Path) -> Path:
     loop.fit(fabric, recipe, Judgements(judged, config), config.loop, out, _write)
     student = DistilledPrior()
     student.load_state_dict(load_file(out / loop.WEIGHTS))
-    export.export_prior(student, out / 'degradation.onnx')
+    export_prior(student, out / 'degradation.onnx')
     return out / 'degradation.onnx'
 
 
@@ -140,12 +141,8 @@ def _write(network: DistilledPrior, path: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and train."""
-    options = configuration.parser('train_distilled', __doc__).parse_args(arguments)
+    options = configuration.parser('train', __doc__).parse_args(arguments)
     config = configuration.load(options.config, DistilConfig)
     if options.photographs:
         config = dataclasses.replace(config, photographs=options.photographs)
     print(f'the distilled prior is {train(config, options.out)}')
-
-
-if __name__ == '__main__':
-    configuration.run(main)

@@ -1,4 +1,4 @@
-"""Train the default: python -m dap_led_training.train_exposure_first CONFIG --out RUN.
+"""Train the default: python -m dap_led_training train CONFIG --out RUN.
 
 A recipe trains one of these parts; the others stay as they are:
 
@@ -9,7 +9,7 @@ A recipe trains one of these parts; the others stay as they are:
   time        structure, on clips: the network gets what a stream has seen before (history.py).
               It needs options: {history: true}, and begins as the network of single frames.
 
-Writes what dap_led_training.train writes, and goes on where it stopped in the same way. At each
+Writes what dap_led_training train writes, and goes on where it stopped in the same way. At each
 checkpoint the averaged weights are validated on photographs of their own: by how many dB frames
 are nearer to their targets than before, on blur by day, on nights and on strong noise, and the
 tone's error.
@@ -43,10 +43,10 @@ from dap_led_ros.models.exposure_first import (
 from dap_led_training import configuration, loop, losses
 from dap_led_training.data import crops
 from dap_led_training.data.batches import Stage
-from dap_led_training.degradation.night_batches import Degraded, Drawn, NightConfig, degrade
-from dap_led_training.degradation.night_clips import ClipConfig
 from dap_led_training.loop import LoopConfig
 from dap_led_training.losses import LossWeights
+from dap_led_training.night.night_batches import Degraded, Drawn, NightConfig, degrade
+from dap_led_training.night.night_clips import ClipConfig
 
 PARTS = {'structure': '', 'exposure': 'exposure.head', 'gate': 'gate', 'time': ''}
 """How the names of the parameters begin that are trained; structure and time: whatever is left."""
@@ -64,12 +64,12 @@ _CELL = 8
 
 @dataclass(frozen=True)
 class ExposureFirstRecipe:
-    """A recipe; see configs/nano/."""
+    """A recipe; see recipes/nano/."""
 
     part: str
     """structure, exposure, gate or time."""
     photographs: list[str]
-    """Folders of sharp photographs, or one file of dap_led_training.pack."""
+    """Folders of sharp photographs, or one file of `make pack`."""
     stages: list[Stage]
     network: str = 'exposure-first'
     options: dict[str, Any] = field(default_factory=dict)
@@ -401,7 +401,7 @@ def train(
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and train."""
-    parser = configuration.parser('train_exposure_first', __doc__)
+    parser = configuration.parser('train', __doc__)
     parser.add_argument(
         '--initial', type=Path, help='begin with these weights (.safetensors), to go on'
     )
@@ -415,7 +415,3 @@ def main(arguments: list[str] | None = None) -> None:
     if options.photographs:
         config = dataclasses.replace(config, photographs=options.photographs)
     print(f'the weights are in {train(config, options.out, options.initial, options.head)}')
-
-
-if __name__ == '__main__':
-    configuration.run(main)

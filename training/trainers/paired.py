@@ -1,4 +1,4 @@
-"""Train a network on night-blur pairs: python -m dap_led_training.train CONFIG --out RUN.
+"""Train a network on night-blur pairs: python -m dap_led_training train CONFIG --out RUN.
 
 Writes to RUN: config.yaml, environment.json, logs/ (CSV and, if it is installed, TensorBoard),
 checkpoint.pt (to resume) and weights.safetensors (the averaged weights, which Enhancer.load and
@@ -26,23 +26,24 @@ from dap_led_ros.models.exposure import Exposure
 from dap_led_ros.models.nafnet import Nafnet
 from dap_led_ros.models.nano import Nano, NanoConfig
 from dap_led_ros.priors import PriorConfig
-from dap_led_training import configuration, loop, losses, relight
+from dap_led_training import configuration, loop, losses
+from dap_led_training import targets as relight
 from dap_led_training.data import crops
 from dap_led_training.data.batches import Batches, Stage, as_planes
 from dap_led_training.data.config import DataConfig, source
-from dap_led_training.degradation.night_batches import Drawn, NightConfig, degrade
-from dap_led_training.degradation.night_blur import NightBlurConfig
-from dap_led_training.grow import grow
 from dap_led_training.loop import LoopConfig
 from dap_led_training.losses import LossWeights
-from dap_led_training.train_exposure_first import Validation, drawn_tones, tone_pair
+from dap_led_training.night.night_batches import Drawn, NightConfig, degrade
+from dap_led_training.night.night_blur import NightBlurConfig
+from dap_led_training.trainers.exposure_first import Validation, drawn_tones, tone_pair
+from dap_led_training.trainers.grow import grow
 
 PRESETS = {**nano.PRESETS, **dap_led.PRESETS, **nafnet.PRESETS}
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A recipe; see configs/."""
+    """A recipe; see recipes/dap_led/."""
 
     network: str
     """A preset: dap-led-small, nano, nafnet, ...; `dap-led info --presets` prints all."""
@@ -262,7 +263,3 @@ def main(arguments: list[str] | None = None) -> None:
         data = DataConfig(lol_blur=options.lol_blur, variant=config.data.variant)
         config = dataclasses.replace(config, data=data)
     print(f'the weights are in {train(config, options.out, options.initial)}')
-
-
-if __name__ == '__main__':
-    configuration.run(main)

@@ -1,4 +1,4 @@
-"""Train a PTG-RM refiner: python -m dap_led_training.train_refiner CONFIG --out RUN.
+"""Train a PTG-RM refiner: python -m dap_led_training train CONFIG --out RUN.
 
 The base is any of our models, by name or checkpoint, or an .onnx enhancer of somebody else's. RUN
 gets two checkpoints, each with the base inside: weights.safetensors, which asks the CLIP for each
@@ -24,16 +24,16 @@ from dap_led_ros.priors import PriorConfig
 from dap_led_training import configuration, loop, losses
 from dap_led_training.data.batches import Batches, Stage, as_planes
 from dap_led_training.data.config import DataConfig, source
-from dap_led_training.degradation.night_blur import NightBlurConfig
 from dap_led_training.loop import LoopConfig
 from dap_led_training.losses import LossWeights
+from dap_led_training.night.night_blur import NightBlurConfig
 
 BAKED = 'baked.safetensors'
 
 
 @dataclass(frozen=True)
 class RefinerRecipe:
-    """A recipe; see configs/refiner_nano.yaml."""
+    """A recipe; see recipes/companions/ptg_rm_nano.yaml."""
 
     base: str
     """A model that ships, a .safetensors checkpoint, or an .onnx enhancer."""
@@ -146,7 +146,7 @@ def train(config: RefinerRecipe, out: Path) -> Path:
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and train."""
-    parser = configuration.parser('train_refiner', __doc__)
+    parser = configuration.parser('train', __doc__)
     parser.add_argument('--base', metavar='MODEL', help="in place of the config's")
     options = parser.parse_args(arguments)
     config = configuration.load(options.config, RefinerRecipe)
@@ -156,7 +156,3 @@ def main(arguments: list[str] | None = None) -> None:
         config = dataclasses.replace(config, data=DataConfig(photographs=options.photographs))
     path = train(config, options.out)
     print(f'the weights are {path} and, without a CLIP, {options.out / BAKED}')
-
-
-if __name__ == '__main__':
-    configuration.run(main)

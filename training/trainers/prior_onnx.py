@@ -10,17 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from dap_led_ros.inference.export import (
-    TOLERANCE,
-    convert,
-    export,
-    load_network,
-    parity,
-)
+from dap_led_ros.inference.export import TOLERANCE, convert, parity
 from dap_led_ros.priors import distilled
 from dap_led_ros.priors.distilled import DistilledPrior
-
-__all__ = ['TOLERANCE', 'Small', 'export', 'export_prior', 'load_network', 'parity']
 
 
 class Small(nn.Module):
