@@ -174,22 +174,22 @@ def test_types_are_what_was_done_to_the_frame(folder, tiny, trained):
 
 def test_the_table_counts_what_is_right(folder, clip, tiny, trained):
     """Both rows over all held-out frames; the frozen one is what evaluate_prior prints."""
-    from dap_led_training.measure import prior as evaluate_prior
+    from dap_led_training.measure import prior as measure_prior
 
     text = train_da_clip.evaluate(tiny, trained)
     rows = {line[:12].strip(): line[12:].split() for line in text.splitlines()[1:]}
     assert rows[''] == ['all', 'clean', 'dark', 'blurry', 'both', 'content', 'itself']
     paths = train_da_clip.find_photographs([folder], validation=True)
-    frames = evaluate_prior.LabelledFrames(trained / 'validation', paths)
-    expected = evaluate_prior.zero_shot(clip, frames)
+    frames = measure_prior.LabelledFrames(trained / 'validation', paths)
+    expected = measure_prior.zero_shot(clip, frames)
     assert float(rows['frozen CLIP'][0]) == pytest.approx(expected['accuracy'], abs=1e-3)
     # Content: of degraded frames alone, among the sharp views of all; a clean one finds itself.
-    prior, classes = build_prior(clip), [evaluate_prior.class_of(one) for one in frames.labels]
+    prior, classes = build_prior(clip), [measure_prior.class_of(one) for one in frames.labels]
     known = [index for index, name in enumerate(classes) if name]
     degraded = [place for place, index in enumerate(known) if classes[index] != 'clean']
     assert 0 < len(degraded) < len(known)
     embedded = [
-        functional.normalize(torch.cat([prior.embed(evaluate_prior.to_tensor(f)) for f in of]))
+        functional.normalize(torch.cat([prior.embed(measure_prior.to_tensor(f)) for f in of]))
         for of in ([frames.frames[known[i]] for i in degraded], map(frames.sharp, known))
     ]
     own = (embedded[0] @ embedded[1].T).argmax(1) == torch.tensor(degraded)

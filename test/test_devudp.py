@@ -22,8 +22,7 @@ from dap_led_ros.models.devudp import PRESETS, Devudp, DevudpConfig
 from dap_led_training import configuration, loop
 from dap_led_training.data.batches import Stage
 from dap_led_training.data.unpaired import UnpairedConfig
-from dap_led_training.measure import brightness as light
-from dap_led_training.measure import metrics
+from dap_led_training.measure import brightness, metrics
 from dap_led_training.night.night_blur import NightBlurConfig
 from dap_led_training.trainers import devudp as train_devudp
 from dap_led_training.trainers.devudp import DevudpRecipe, DevudpTraining, train
@@ -213,13 +212,13 @@ def test_the_export_runs_in_the_node(exported, graph, start_node, night):
 
 
 def test_the_sets_of_light_are_what_they_are_called(pieces):
-    sets = light.light_sets([piece[..., ::-1] for piece in pieces[7:9]])
+    sets = brightness.light_sets([piece[..., ::-1] for piece in pieces[7:9]])
     for index, (day, _) in enumerate(sets['day']):
-        brightness = {name: pairs[index][0].mean() for name, pairs in sets.items()}
-        assert brightness['blur by day'] == pytest.approx(day.mean(), abs=4)
+        means = {name: pairs[index][0].mean() for name, pairs in sets.items()}
+        assert means['blur by day'] == pytest.approx(day.mean(), abs=4)
         assert not np.array_equal(sets['blur by day'][index][0], day)
         for name in ('dark', 'dark, blur', 'dark, blur, noise'):
-            assert brightness[name] < 0.6 * day.mean()
+            assert means[name] < 0.6 * day.mean()
             assert metrics.psnr(sets[name][index][1], day) > 20  # lamps apart
         sharpness = [cv2.Laplacian(sets[n][index][0], cv2.CV_64F).std() for n in sets]
         assert sharpness[1] < sharpness[0] and sharpness[3] < sharpness[2]

@@ -24,7 +24,7 @@ from dap_led_training.data.config import DataConfig
 from dap_led_training.data.pairs import VARIANTS
 from dap_led_training.data.photographs import find_photographs
 from dap_led_training.loop import as_plain, write_whole
-from dap_led_training.measure import frames as evaluate
+from dap_led_training.measure import frames as measure_frames
 from dap_led_training.measure import metrics
 from dap_led_training.measure.frames import Sample
 from dap_led_training.measure.methods import Method
@@ -117,9 +117,9 @@ def frame_sets(config: DataConfig) -> tuple[str, list[FrameSet]]:
     :raises ValueError: the recipe trains on two folders, which have no part to measure on.
     """
     if config.lol_blur:
-        found = evaluate.lol_blur_test(config.lol_blur, config.variant)
-        name = evaluate.lol_blur_name(config.lol_blur, config.variant)
-        return name, [FrameSet('test', len(found), lambda: evaluate.samples_of(found))]
+        found = measure_frames.lol_blur_test(config.lol_blur, config.variant)
+        name = measure_frames.lol_blur_name(config.lol_blur, config.variant)
+        return name, [FrameSet('test', len(found), lambda: measure_frames.samples_of(found))]
     if not config.photographs:
         raise ValueError(
             'data: two folders have no part to measure on; give photographs or lol_blur'
@@ -166,11 +166,11 @@ def ablate(
         'steps': sum(stage.steps for stage in config.stages),
         'versions': metrics.versions(),
         'protocol': [
-            *evaluate.FRAMES_PROTOCOL,
+            *measure_frames.FRAMES_PROTOCOL,
             ONE_RUN,
             *([LITERAL] if config.prior.prompts == 'joint' else []),
         ],
-        'metrics': evaluate.described(_metrics()),
+        'metrics': measure_frames.described(_metrics()),
         'missing': [],
         'input': measure(lambda frame: frame, sets),
         'rows': [],
@@ -204,7 +204,7 @@ def measure(method: Method, sets: list[FrameSet]) -> dict:
     """For each set and metric: mean over frames, interval, and the mean of each video."""
     figures = {}
     for one in sets:
-        report = evaluate.score({'': method}, one.samples(), one.count, _metrics())
+        report = measure_frames.score({'': method}, one.samples(), one.count, _metrics())
         figures[one.name] = report['methods']['']
     return figures
 
@@ -216,7 +216,7 @@ def markdown(report: dict) -> str:
         '',
         f'{report["steps"]} steps each, everything else as in the recipe; {report["data"]}',
         '',
-        *(f'- {line}' for line in evaluate.head(report)),
+        *(f'- {line}' for line in measure_frames.head(report)),
     ]
     columns = report['metrics']
     for table, title in TITLES.items():
@@ -228,7 +228,7 @@ def markdown(report: dict) -> str:
         for name_of_set in report['input']:
             for name, figures in named.items():
                 values = (
-                    evaluate.cell(figures[name_of_set][key], column['digits'])
+                    measure_frames.cell(figures[name_of_set][key], column['digits'])
                     for key, column in columns.items()
                 )
                 cells.append([name_of_set, name, *values])

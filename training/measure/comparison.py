@@ -27,9 +27,7 @@ import numpy as np
 from dap_led_ros.inference import Enhancer, weights
 from dap_led_ros.inference.stream import Stream
 from dap_led_training.data.photographs import FOLDERS, find_photographs, read_rgb
-from dap_led_training.measure import detection as detection_f1
-from dap_led_training.measure import metrics
-from dap_led_training.measure import steadiness as stream
+from dap_led_training.measure import detection, metrics, steadiness
 from dap_led_training.measure.frames import NIGHT_PROTOCOL, measure
 from dap_led_training.measure.methods import auto, clahe_and_gamma
 from dap_led_training.measure.night_sets import SIZE, fit, night_sets
@@ -81,7 +79,7 @@ def row(name: str, figures: dict, *more: str) -> list[str]:
     """The cells that every method has, in their order; `more` are those of a model alone."""
     sets = [
         f'{s["psnr"]:.2f} / {s["ssim"]:.3f} / {s["aligned"]:.2f}'
-        for s in (figures[key] for key in stream.NIGHT)
+        for s in (figures[key] for key in steadiness.NIGHT)
     ]
     day = f'{figures["day"]["mean"]:.2f} / {figures["day"]["worst"]:.2f}'
     size, macs, gated, flicker, pump, score, load, memory = more or ('-',) * 8
@@ -97,12 +95,12 @@ def gated(enhancer: Enhancer, days: list[np.ndarray]) -> str:
     return f'{np.mean(kept):.2f} / {np.min(kept):.2f}, {exact} of {len(days)}'
 
 
-def ladder(models: list[str], photographs: list[Path], detector: str | None) -> str:
+def compare(models: list[str], photographs: list[Path], detector: str | None) -> str:
     """Measure everything; returns the table."""
     sets, days = night_sets(photographs), [fit(read_rgb(path), *SIZE) for path in photographs]
     rows = [
         [
-            *('', 'MB', 'GMAC', *stream.NIGHT, 'day, gate off', 'day, gate on'),
+            *('', 'MB', 'GMAC', *steadiness.NIGHT, 'day, gate off', 'day, gate on'),
             *('flicker', 'pump', 'F1', 'ms', 'load', 'RSS'),
         ]
     ]
@@ -115,16 +113,15 @@ def ladder(models: list[str], photographs: list[Path], detector: str | None) -> 
         if enhancer.model != file.stem:  # its int8 form took its place
             file = file.with_stem(enhancer.model)
         still, moving = (
-            stream.measure_steadiness(enhancer, stream.VIDEOS[name], steady=True)
+            steadiness.measure_steadiness(enhancer, steadiness.VIDEOS[name], steady=True)
             for name in ('static, night (5.5% of the light)', 'moving, night')
         )
         score = '-'
         if detector:
             methods = {model: lambda frame, e=enhancer: e.network(frame)[0]}
-            counts = detection_f1.measure(detection_f1.Yolo(detector), methods, sets)
+            counts = detection.measure(detection.Yolo(detector), methods, sets)
             score = ' / '.join(
-                f'{detection_f1.f1(c[model]):.2f}'
-                for c in (counts[name] for name in detection_f1.SETS)
+                f'{detection.f1(c[model]):.2f}' for c in (counts[name] for name in detection.SETS)
             )
         seconds, memory = cold_start(model)
         rows.append(
@@ -159,4 +156,4 @@ def main(arguments: list[str] | None = None) -> None:
     photographs = find_photographs(folders, validation=True)
     print(*NIGHT_PROTOCOL, version_line(), '', sep='\n')
     print(f'{len(photographs)} validation photographs, {SIZE[0]}x{SIZE[1]}')
-    print(ladder(options.models or ['nano'], photographs, options.detector))
+    print(compare(options.models or ['nano'], photographs, options.detector))

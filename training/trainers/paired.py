@@ -26,8 +26,7 @@ from dap_led_ros.models.exposure import Exposure
 from dap_led_ros.models.nafnet import Nafnet
 from dap_led_ros.models.nano import Nano, NanoConfig
 from dap_led_ros.priors import PriorConfig
-from dap_led_training import configuration, loop, losses
-from dap_led_training import targets as relight
+from dap_led_training import configuration, loop, losses, targets
 from dap_led_training.data import crops
 from dap_led_training.data.batches import Batches, Stage, as_planes
 from dap_led_training.data.config import DataConfig, source
@@ -58,7 +57,7 @@ class TrainConfig:
     and NAFNet; empty: as the frame comes."""
     losses: LossWeights = field(default_factory=LossWeights)
     keep: float = 0.0
-    """Share, at most, of the frame itself, brightened, in its target; see relight.py."""
+    """Share, at most, of the frame itself, brightened, in its target; see targets.py."""
     night_blur: NightBlurConfig = field(default_factory=NightBlurConfig)
     night: NightConfig | None = None
     """In place of night_blur: the synthesis in batches, on the device that trains. The network
@@ -160,7 +159,7 @@ class EnhanceRecipe(nn.Module):
             frames.float().contiguous() for frames in (degraded, enhanced, target)
         )
         if self.config.keep:
-            target = relight.keep(degraded, target, self.config.keep)
+            target = targets.keep(degraded, target, self.config.keep)
         return losses.weighted_terms(
             self.config.losses, degraded, enhanced, target, gate=gate, judge=judge
         )
