@@ -124,10 +124,10 @@ def test_a_run_goes_on_with_a_version_that_knows_more_options(folder, tmp_path):
     train(recipe(folder, 5), tmp_path)
     path = tmp_path / 'config.yaml'
     known = yaml.safe_load(path.read_text())
-    del known['only'], known['prior']['dense_mode']
+    del known['train_only'], known['prior']['dense_mode']
     path.write_text(yaml.safe_dump(known))
     train(recipe(folder, 5), tmp_path)
-    assert yaml.safe_load(path.read_text())['only'] == []
+    assert yaml.safe_load(path.read_text())['train_only'] == []
 
 
 def test_options_change_the_preset_and_wrong_ones_are_named(folder):

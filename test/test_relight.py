@@ -69,7 +69,7 @@ def test_the_loss_compares_with_what_is_kept(target):
     frames = (target[..., :128, :128].permute(0, 2, 3, 1) * 255).byte()
     terms = {}
     for share in (0.0, 0.3):
-        recipe = dataclasses.replace(recipe, keep=share)
+        recipe = dataclasses.replace(recipe, keep_input=share)
         for name, degraded in (('dark', frames // 4), ('clean', frames)):
             torch.manual_seed(0)
             with torch.no_grad():
@@ -81,5 +81,5 @@ def test_the_loss_compares_with_what_is_kept(target):
 
 def test_a_share_of_all_is_refused():
     recipe = configuration.load(RECIPES / '4_tone.yaml', TrainConfig)
-    with pytest.raises(ValueError, match=r'keep is 1.0: use a share from 0 to below 1'):
-        dataclasses.replace(recipe, keep=1.0)
+    with pytest.raises(ValueError, match=r'keep_input is 1.0: use a share from 0 to below 1'):
+        dataclasses.replace(recipe, keep_input=1.0)

@@ -237,6 +237,17 @@ def test_every_recipe_loads():
         assert isinstance(configuration.load(recipe, kind), kind)
 
 
+def test_keys_of_the_first_release_warn_and_mean_today_s(tmp_path):
+    given = tmp_path / 'c.yaml'
+    given.write_text(
+        '{network: nano, data: {photographs: [a]}, stages: [], keep: 0.5, only: [up]}'
+    )
+    with pytest.warns(FutureWarning, match='keep is keep_input now') as said:
+        config = configuration.load(given, TrainConfig)
+    assert 'only is train_only now' in str(said[1].message)
+    assert (config.keep_input, config.train_only) == (0.5, ['up'])
+
+
 @pytest.mark.parametrize(
     ('text', 'said'),
     [
@@ -343,7 +354,7 @@ def test_fine_tuning_begins_with_the_weights_it_is_given(folder, tmp_path, capsy
 
 def test_only_the_named_parts_learn(folder, tmp_path):
     first = export.load_network(train(recipe(folder, 8), tmp_path / 'first'))
-    config = dataclasses.replace(recipe(folder, 8), only=['gate', 'head'])
+    config = dataclasses.replace(recipe(folder, 8), train_only=['gate', 'head'])
     second = train(config, tmp_path / 'second', initial=tmp_path / 'first/weights.safetensors')
     changed = {
         name.split('.')[0]
@@ -352,7 +363,7 @@ def test_only_the_named_parts_learn(folder, tmp_path):
     }
     assert changed == {'gate', 'head'}
     with pytest.raises(ValueError, match="no parameter of nano-tiny begins with 'haed'"):
-        train(dataclasses.replace(config, only=['gate', 'haed']), tmp_path / 'third')
+        train(dataclasses.replace(config, train_only=['gate', 'haed']), tmp_path / 'third')
 
 
 def test_training_learns(folder, tmp_path):

@@ -11,6 +11,7 @@ import difflib
 import sys
 import types
 import typing
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +21,8 @@ import yaml
 from dap_led_training import old_recipes
 
 RECIPES = Path(__file__).parent / 'recipes'
+OLD_KEYS = {'keep': 'keep_input', 'only': 'train_only'}
+"""Keys of release 0.1 to today's; the old ones work for one release, with a warning."""
 T = TypeVar('T')
 
 
@@ -75,13 +78,30 @@ def read(path: str | Path) -> dict:
 
 
 def run(main: Callable[[], int | None]) -> int | None:
-    """Run a command and return its exit status; what its user can mend is told in one line."""
+    """Run a command; returns its exit status.
+
+    What its user can mend is told in one line.
+    """
     try:
         return main()
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(f'error: {error}')
     except KeyboardInterrupt:
         sys.exit('interrupted; a training goes on from its last checkpoint by the same command')
+
+
+def _renamed(values: dict, hints: dict, where: str) -> dict:
+    """The mapping with today's keys, where the dataclass knows no such old ones."""
+    old = {
+        key for key in OLD_KEYS if key in values and key not in hints and OLD_KEYS[key] in hints
+    }
+    for key in sorted(old):
+        warnings.warn(
+            f'{where}: {key} is {OLD_KEYS[key]} now; the old key goes with the next release',
+            FutureWarning,
+            stacklevel=3,
+        )
+    return {OLD_KEYS[key] if key in old else key: value for key, value in values.items()}
 
 
 def build(values: Any, kind: Any, where: str) -> Any:
@@ -91,6 +111,7 @@ def build(values: Any, kind: Any, where: str) -> Any:
         if not isinstance(values, dict):
             raise ValueError(f'{where}: expected a mapping of {kind.__name__}, got {values!r}')
         hints = typing.get_type_hints(kind)
+        values = _renamed(values, hints, where)
         for key in values:
             if key not in hints:
                 near = difflib.get_close_matches(str(key), hints, n=1, cutoff=0)

@@ -1,4 +1,7 @@
-"""Where the recipes of release 0.1 are now; the old paths work for one release, with a warning."""
+"""Where the recipes of release 0.1 are now.
+
+Their old paths work for one release, with a warning.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Targets that keep a share of the frame itself: (B, 3, H, W) in [0, 1], H and W at least 8.
+"""Targets that keep a share of the frame itself.
+
+Frames are (B, 3, H, W) in [0, 1], H and W at least 8.
 
 What is nearest to the sharp photograph, on average over all that the scene may have been, is too
 smooth: faint texture goes together with the noise. To a detector, which learned from photographs,

@@ -1,4 +1,4 @@
-"""Sharp crops with what is to be done to them: batches for synthesis on the device that trains."""
+"""Batches of sharp crops, with what the synthesis on the training device shall do to them."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Night frames whose degradation is known: what the degradation CLIP learns from and is judged by.
+"""Night frames whose degradation is known.
 
-Every frame is one photograph fitted to 640x480 and degraded by the synthesis with drawn strengths
-of two things, from nothing to much: exposure and camera shake. Rendering a frame takes a tenth of
-a second, so a set is rendered once, kept as a file and used many times.
+The degradation CLIP learns from them and is judged by them. Every frame is one photograph fitted
+to 640x480 and degraded by the synthesis with drawn strengths of two things, from nothing to much:
+exposure and camera shake. Rendering a frame takes a tenth of a second, so a set is rendered once,
+kept as a file and used many times.
 """
 
 from __future__ import annotations

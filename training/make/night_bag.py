@@ -1,4 +1,4 @@
-"""A rosbag2 of a night drive from videos by day, with the day as its reference.
+"""Make a rosbag2 of a night drive from videos by day, which are its reference.
 
     python -m dap_led_training make night_bag highway.mp4 vehicles.mp4 --out night_bag
     dap-led replay night_bag --topic /camera/image_raw --reference /camera/reference \

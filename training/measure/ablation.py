@@ -1,4 +1,4 @@
-"""The paper's ablations: python -m dap_led_training measure ablation CONFIG --out DIR.
+"""The paper's ablations: python -m dap_led_training measure ablation RECIPE --out DIR.
 
 Which prompt, which losses, and what the prior is worth.
 

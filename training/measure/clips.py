@@ -1,4 +1,4 @@
-"""What time brings: python -m dap_led_training measure clips [MODEL].
+"""What a stream gains by its past: python -m dap_led_training measure clips [MODEL].
 
 Clips of 16 frames: the input, one gain, a mean of the past without any network, the network on
 each frame alone, and the stream; see judge_clips.py. Regimes of the frozen generator (tripod, pan,

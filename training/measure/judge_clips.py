@@ -1,4 +1,4 @@
-"""The judge of clips: what a stream gains by its past, and what it must not lose.
+"""The judge of clips: what a stream gains and loses by its past.
 
 Clips of judge_clips_generator.py before the judge's photographs, and real ones by day that no
 training sees, darkened. Nothing is chosen on them: development() has clips to choose on.

@@ -1,4 +1,4 @@
-"""What a stream does: python -m dap_led_training measure steadiness [MODEL].
+"""How steady a stream is, and its gate: python -m dap_led_training measure steadiness [MODEL].
 
 Two tables. The gate: on validation photographs, how often frames of each kind are passed through,
 blended or enhanced, and what that does to their PSNR. By day, and in a dark but clean scene, a

@@ -1,1 +1,1 @@
-"""Night blur made from sharp photographs."""
+"""How a night with its blur is made from sharp photographs."""

@@ -1,4 +1,4 @@
-"""Train a small CLIP of degradations: python -m dap_led_training train CONFIG --out RUN.
+"""Train a small CLIP of degradations: python -m dap_led_training train RECIPE --out RUN.
 
 Both towers and the tokenizer are open_clip's. The pictures are photographs whose exposure and blur
 the synthesis has set, the texts are written from these two numbers; see captions.py. The result,

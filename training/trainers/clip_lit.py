@@ -1,4 +1,4 @@
-"""Train without pairs: python -m dap_led_training train CONFIG --out RUN.
+"""Train without pairs: python -m dap_led_training train RECIPE --out RUN.
 
 CLIP-LIT (Liang et al. 2023): a pair of prompts, degraded and clean, is learned through the frozen
 text tower of a CLIP. By the image tower it then says how degraded a frame looks, and a network is
@@ -89,7 +89,7 @@ class ClipLitConfig:
     def __post_init__(self) -> None:
         """Refuse values that no branch knows.
 
-        :raises ValueError: see there.
+        :raises ValueError: no such network, words, kind of prior or layers.
         """
         for name, known in (('network', PRESETS), ('fixed', ('', *NAMES))):
             if getattr(self, name) not in known:

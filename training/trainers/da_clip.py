@@ -1,4 +1,4 @@
-"""Train DA-CLIP's controller: python -m dap_led_training train CONFIG --out RUN.
+"""Train DA-CLIP's controller: python -m dap_led_training train RECIPE --out RUN.
 
 The paper (Luo et al. 2024, arXiv:2310.01018) learns from triples: a degraded picture, the caption
 of its clean original, and the type of degradation. Ours are rendered by the synthesis. The type is

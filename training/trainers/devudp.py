@@ -1,4 +1,4 @@
-"""Train DEvUDP without pairs: python -m dap_led_training train CONFIG --out RUN.
+"""Train DEvUDP without pairs: python -m dap_led_training train RECIPE --out RUN.
 
 From blurred pictures (A) and sharp ones (B) of other scenes, all in normal light, the generator G
 learns to deblur: what it makes of A shall look like B to a discriminator D, a second generator has

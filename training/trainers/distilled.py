@@ -1,4 +1,4 @@
-"""Distil a CLIP prior: python -m dap_led_training train CONFIG --out RUN.
+"""Distil a CLIP prior: python -m dap_led_training train RECIPE --out RUN.
 
 The teacher judges every frame of the rendered set once, every second one degraded on one side
 only; the student learns these maps and scores from the frames at 320x240. Writes

@@ -1,4 +1,4 @@
-"""Train the default: python -m dap_led_training train CONFIG --out RUN.
+"""Train the default: python -m dap_led_training train RECIPE --out RUN.
 
 A recipe trains one of these parts; the others stay as they are:
 

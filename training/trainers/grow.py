@@ -1,4 +1,4 @@
-"""Begin a wider and deeper network as the same function as a smaller one of its kind.
+"""Begin a larger network as the same function as a smaller one of its kind.
 
 What is new starts without a say (as in Net2Net, Chen et al. 2016, but without copies): new
 features are drawn as always and nothing old listens to them yet, new residual blocks add zero. So

@@ -1,4 +1,4 @@
-"""Train a network on night-blur pairs: python -m dap_led_training train CONFIG --out RUN.
+"""Train a network on night-blur pairs: python -m dap_led_training train RECIPE --out RUN.
 
 Writes to RUN: config.yaml, environment.json, logs/ (CSV and, if it is installed, TensorBoard),
 checkpoint.pt (to resume) and weights.safetensors (the averaged weights, which Enhancer.load and
@@ -56,7 +56,7 @@ class TrainConfig:
     """first: the network sees frames by the tone curve of the model nano, for DAP-LED
     and NAFNet; empty: as the frame comes."""
     losses: LossWeights = field(default_factory=LossWeights)
-    keep: float = 0.0
+    keep_input: float = 0.0
     """Share, at most, of the frame itself, brightened, in its target; see targets.py."""
     night_blur: NightBlurConfig = field(default_factory=NightBlurConfig)
     night: NightConfig | None = None
@@ -66,17 +66,17 @@ class TrainConfig:
     loop: LoopConfig = field(default_factory=LoopConfig)
     checkpointing: bool = False
     """Compute activations again in place of keeping them: larger crops in less memory."""
-    only: list[str] = field(default_factory=list)
+    train_only: list[str] = field(default_factory=list)
     """Train only the parameters whose names begin with one of these; empty: all."""
 
     def __post_init__(self) -> None:
         """Take the preset's prior where the recipe has none.
 
-        :raises ValueError: no such preset, keep is not from 0 to below 1, or a crop is too small
-            for losses.contrast.
+        :raises ValueError: no such preset, keep_input is not from 0 to below 1, or a crop is too
+            small for losses.contrast.
         """
-        if not 0 <= self.keep < 1:
-            raise ValueError(f'keep is {self.keep}: use a share from 0 to below 1')
+        if not 0 <= self.keep_input < 1:
+            raise ValueError(f'keep_input is {self.keep_input}: use a share from 0 to below 1')
         least = losses.CONTRAST_LEAST if self.losses.contrast else 0
         for stage in self.stages:
             if stage.crop < least:
@@ -120,12 +120,14 @@ class EnhanceRecipe(nn.Module):
             self.network = checkpoint.Exposed(self.network, shipped_exposure())
         for name, parameter in self.network.named_parameters():
             inner = name.removeprefix('network.')
-            learns = not config.only or inner.startswith(tuple(config.only))
+            learns = not config.train_only or inner.startswith(tuple(config.train_only))
             parameter.requires_grad_(learns and not name.startswith('exposure.'))
-        for part in config.only:
+        for part in config.train_only:
             inner = checkpoint.innermost(self.network)
             if not any(name.startswith(part) for name, _ in inner.named_parameters()):
-                raise ValueError(f'only: no parameter of {config.network} begins with {part!r}')
+                raise ValueError(
+                    f'train_only: no parameter of {config.network} begins with {part!r}'
+                )
         judge = None
         if config.losses.identity or config.losses.clip:
             alike = config.prior
@@ -158,8 +160,8 @@ class EnhanceRecipe(nn.Module):
         degraded, enhanced, target = (
             frames.float().contiguous() for frames in (degraded, enhanced, target)
         )
-        if self.config.keep:
-            target = targets.keep(degraded, target, self.config.keep)
+        if self.config.keep_input:
+            target = targets.keep(degraded, target, self.config.keep_input)
         return losses.weighted_terms(
             self.config.losses, degraded, enhanced, target, gate=gate, judge=judge
         )

@@ -1,4 +1,4 @@
-"""Train a PTG-RM refiner: python -m dap_led_training train CONFIG --out RUN.
+"""Train a PTG-RM refiner: python -m dap_led_training train RECIPE --out RUN.
 
 The base is any of our models, by name or checkpoint, or an .onnx enhancer of somebody else's. RUN
 gets two checkpoints, each with the base inside: weights.safetensors, which asks the CLIP for each
