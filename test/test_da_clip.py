@@ -173,7 +173,7 @@ def test_types_are_what_was_done_to_the_frame(folder, tiny, trained):
 
 
 def test_the_table_counts_what_is_right(folder, clip, tiny, trained):
-    """Both rows over all held-out frames; the frozen one is what evaluate_prior prints."""
+    """Both rows over all held-out frames; the frozen one is what `measure prior` prints."""
     from dap_led_training.measure import prior as measure_prior
 
     text = train_da_clip.evaluate(tiny, trained)
@@ -424,7 +424,7 @@ def test_a_file_that_is_no_controller_is_explained(restored, controlled, tmp_pat
     def of(path: Path | str) -> PriorConfig:
         return dataclasses.replace(controlled, controller=str(path))
 
-    with pytest.raises(FileNotFoundError, match=r'give the weights.*train_da_clip wrote'):
+    with pytest.raises(FileNotFoundError, match=r'give the weights.*kind da_clip wrote'):
         build_prior(of(''))
     with pytest.raises(ValueError, match='holds no controller'):
         build_prior(of(restored))

@@ -26,17 +26,22 @@ OLD_KEYS = {'keep': 'keep_input', 'only': 'train_only'}
 T = TypeVar('T')
 
 
-def parser(command: str, doc: str) -> argparse.ArgumentParser:
-    """A parser of what every command with a recipe takes.
+def parser(words: str, doc: str) -> argparse.ArgumentParser:
+    """The parser of a command, without any arguments.
 
-    :param command: its words, such as `train` or `measure ablation`.
-    :param doc: its page.
+    :param words: the command's, such as `measure frames`.
+    :param doc: what --help shows as it is.
     """
-    made = argparse.ArgumentParser(
-        prog=f'dap_led_training {command}',
+    return argparse.ArgumentParser(
+        prog=f'dap_led_training {words}',
         description=doc,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def recipe_parser(words: str, doc: str) -> argparse.ArgumentParser:
+    """The parser of a command with a recipe, as parser() and with what all of these take."""
+    made = parser(words, doc)
     made.add_argument('config', type=Path, metavar='RECIPE')
     made.add_argument('--out', type=Path, required=True, help='folder of the run')
     made.add_argument(

@@ -8,7 +8,6 @@ is one. Tiles of real frames are not made larger than they are.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import cv2
@@ -17,6 +16,7 @@ import numpy as np
 from dap_led_ros.inference import Enhancer
 from dap_led_ros.inference.stream import Stream
 from dap_led_ros.media import find_images, open_source, write_image
+from dap_led_training import configuration
 from dap_led_training.data.photographs import FOLDERS, find_photographs, read_rgb, spread
 from dap_led_training.measure.methods import auto
 from dap_led_training.measure.night_sets import SIZE
@@ -105,11 +105,7 @@ def _tile(frame: np.ndarray, text: str, width: int) -> np.ndarray:
 
 def main(arguments: list[str] | None = None) -> None:
     """Write the sheet."""
-    parser = argparse.ArgumentParser(
-        prog='dap_led_training make contact_sheet',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = configuration.parser('make contact_sheet', __doc__)
     parser.add_argument('out', type=Path, metavar='OUT.jpg')
     parser.add_argument('models', nargs='*', metavar='MODEL', help='default: nano')
     parser.add_argument('--photographs', nargs='+', metavar='FOLDER')

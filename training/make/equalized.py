@@ -9,7 +9,6 @@ decoder share these features and differ in range.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from dap_led_ros.inference import checkpoint
 from dap_led_ros.models.exposure_first import ExposureFirst
+from dap_led_training import configuration
 from dap_led_training.data import crops
 from dap_led_training.data.batches import Stage
 from dap_led_training.night.night_batches import Drawn, NightConfig, degrade
@@ -85,11 +85,7 @@ def _ranges(
 
 def main(arguments: list[str] | None = None) -> None:
     """Write the weights and say how far the function has moved."""
-    parser = argparse.ArgumentParser(
-        prog='dap_led_training make equalized',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = configuration.parser('make equalized', __doc__)
     parser.add_argument('weights', type=Path, metavar='WEIGHTS')
     parser.add_argument('out', type=Path, metavar='OUT')
     parser.add_argument(

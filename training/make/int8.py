@@ -8,7 +8,6 @@ model, and the median time of a frame, the models taking turns. The verdict is s
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from tqdm import tqdm
 
 from dap_led_ros.inference import Enhancer, checkpoint, weights
 from dap_led_ros.inference.export import INT8_LAYERS, export, quantized
+from dap_led_training import configuration
 from dap_led_training.data.photographs import FOLDERS, find_photographs, read_rgb
 from dap_led_training.measure import metrics
 from dap_led_training.measure.night_sets import SIZE, fit, night_sets
@@ -110,11 +110,7 @@ def table(measured: dict[str, dict[str, float]]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Quantise, print the table, keep the last way where asked."""
-    parser = argparse.ArgumentParser(
-        prog='dap_led_training make int8',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = configuration.parser('make int8', __doc__)
     parser.add_argument('model', nargs='?', default='nano')
     parser.add_argument('--photographs', nargs='+', metavar='FOLDER')
     parser.add_argument('--calibration', type=int, default=48, help='frames; default: 48')

@@ -27,6 +27,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from dap_led_training import configuration
 from dap_led_training.data.pairs import SPLITS
 from dap_led_training.data.photographs import find_photographs, read_rgb
 from dap_led_training.measure.night_sets import fit
@@ -235,11 +236,7 @@ def _size(text: str) -> tuple[int, int]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and write; 0 when all went well, 1 when not."""
-    parser = argparse.ArgumentParser(
-        prog='dap_led_training make lol_blur',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = configuration.parser('make lol_blur', __doc__)
     parser.add_argument('--photographs', nargs='+', required=True, metavar='FOLDER')
     parser.add_argument('--out', type=Path, required=True, metavar='DIR')
     parser.add_argument('--split', choices=SPLITS, default='train')

@@ -10,7 +10,6 @@ on. Detections on the reference then tell which of those at night are true.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 
 from dap_led_ros.evaluation.recording import IMAGE, STORE
 from dap_led_ros.media import open_source
+from dap_led_training import configuration
 from dap_led_training.night.independent import night
 
 TOPICS = ('/camera/image_raw', '/camera/reference')
@@ -70,7 +70,7 @@ def _message(frame: np.ndarray, stamp: int) -> memoryview:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = configuration.parser('make night_bag', __doc__)
     parser.add_argument('videos', type=Path, nargs='+', metavar='VIDEO')
     parser.add_argument('--out', type=Path, required=True, help='folder of the bag')
     parser.add_argument('--every', type=int, default=1, help='take one frame of so many')

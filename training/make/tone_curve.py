@@ -8,10 +8,11 @@ knows nothing of noise and blur, and amplifies both.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import onnx
+
+from dap_led_training import configuration
 
 GRAPH = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -47,7 +48,7 @@ def tone_curve() -> onnx.ModelProto:
 
 def main(arguments: list[str] | None = None) -> None:
     """Write the file."""
-    parser = argparse.ArgumentParser(prog='dap_led_training make tone_curve', description=__doc__)
+    parser = configuration.parser('make tone_curve', __doc__)
     parser.add_argument('out', type=Path, metavar='OUT.onnx')
     options = parser.parse_args(arguments)
     options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -265,7 +265,7 @@ def _json(values: dict) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Train and measure the rows, and print the tables."""
-    parser = configuration.parser('measure ablation', __doc__)
+    parser = configuration.recipe_parser('measure ablation', __doc__)
     parser.add_argument('--lol-blur', metavar='ROOT', help="in place of the config's data")
     parser.add_argument('--variant', choices=VARIANTS, help=f'default: {VARIANTS[0]}')
     parser.add_argument('--steps', type=int, help='of each run, in place of the recipe')

@@ -17,7 +17,6 @@ statistics changes there.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import cv2
@@ -25,6 +24,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dap_led_ros.media import write_image
+from dap_led_training import configuration
 from dap_led_training.data.photographs import FOLDERS, find_photographs, read_rgb, spread
 from dap_led_training.measure import metrics
 from dap_led_training.measure.methods import Method, load_methods
@@ -106,11 +106,7 @@ def sheet(methods: dict[str, Method], sets: dict[str, list[Pair]], width: int) -
 
 def main(arguments: list[str] | None = None) -> None:
     """Print both tables."""
-    parser = argparse.ArgumentParser(
-        prog='dap_led_training measure brightness',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = configuration.parser('measure brightness', __doc__)
     parser.add_argument('models', nargs='+', metavar='MODEL')
     parser.add_argument('--photographs', nargs='+', metavar='FOLDER')
     parser.add_argument('--count', type=int, default=16, help='photographs; default: 16')

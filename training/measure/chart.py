@@ -22,7 +22,6 @@ models and the reference beside one another.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import cv2
@@ -30,6 +29,7 @@ import numpy as np
 
 from dap_led_ros.media import write_image
 from dap_led_ros.photometry import average_over_path, linear_to_srgb, srgb_to_linear, to_uint8
+from dap_led_training import configuration
 from dap_led_training.measure import metrics
 from dap_led_training.measure.methods import Method, load_methods
 from dap_led_training.measure.tables import aligned
@@ -247,11 +247,7 @@ def stacked(pictures: list[np.ndarray]) -> np.ndarray:
 
 def main(arguments: list[str] | None = None) -> None:
     """Print the table, and write the crops where asked."""
-    parser = argparse.ArgumentParser(
-        prog='dap_led_training measure chart',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = configuration.parser('measure chart', __doc__)
     parser.add_argument('models', nargs='*', metavar='MODEL', help='default: nano')
     parser.add_argument('--out', type=Path, metavar='FILE', help='picture of crops at 100%%')
     options = parser.parse_args(arguments)

@@ -9,7 +9,6 @@ turns, beside that of nano-0.1, which sees single frames.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dap_led_ros.inference import Enhancer
+from dap_led_training import configuration
 from dap_led_training.data.photographs import FOLDERS
 from dap_led_training.measure import judge, judge_clips, judge_clips_generator
 from dap_led_training.measure.judge_clips import Figures
@@ -28,11 +28,7 @@ UNIT = 'nano-0.1'
 
 def main(arguments: list[str] | None = None) -> None:
     """Print the table, and write it as JSON where asked."""
-    parser = argparse.ArgumentParser(
-        prog='dap_led_training measure clips',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = configuration.parser('measure clips', __doc__)
     add = parser.add_argument
     add('model', nargs='?', default='nano', metavar='MODEL')
     add('--photographs', nargs='+', metavar='FOLDER', help='that have photographs of the judge')

@@ -17,7 +17,6 @@ an .onnx file or a .safetensors checkpoint. Columns, on validation photographs a
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +25,7 @@ import numpy as np
 
 from dap_led_ros.inference import Enhancer, weights
 from dap_led_ros.inference.stream import Stream
+from dap_led_training import configuration
 from dap_led_training.data.photographs import FOLDERS, find_photographs, read_rgb
 from dap_led_training.measure import detection, metrics, steadiness
 from dap_led_training.measure.frames import NIGHT_PROTOCOL, measure
@@ -143,11 +143,7 @@ def compare(models: list[str], photographs: list[Path], detector: str | None) ->
 
 def main(arguments: list[str] | None = None) -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(
-        prog='dap_led_training measure comparison',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = configuration.parser('measure comparison', __doc__)
     parser.add_argument('models', nargs='*', metavar='MODEL', help='default: nano')
     parser.add_argument('--photographs', nargs='+', metavar='FOLDER')
     parser.add_argument('--detector', metavar='YOLO.onnx', help='a YOLOv8 of COCO; adds F1')

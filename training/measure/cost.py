@@ -7,8 +7,6 @@ refiner stands without its base.
 
 from __future__ import annotations
 
-import argparse
-
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -16,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dap_led_ros.inference import checkpoint
 from dap_led_ros.models.dap_led import DapLedConfig
 from dap_led_ros.models.refiner import RefinerConfig
+from dap_led_training import configuration
 
 SIZES = ((256, 256), (640, 480), (1280, 720))
 """Width and height."""
@@ -75,11 +74,7 @@ def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(
-        prog='dap_led_training measure cost',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = configuration.parser('measure cost', __doc__)
     parser.parse_args(arguments)
     heads = ''.join(f'{f"{width}x{height}":>12}' for width, height in SIZES)
     print(f'{"preset":18}{"parameters":>12}{heads}   (1e9 MACs)')

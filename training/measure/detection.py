@@ -19,7 +19,6 @@ the closer they are: their interval is too narrow.)
 
 from __future__ import annotations
 
-import argparse
 from itertools import islice
 from typing import NamedTuple
 
@@ -29,6 +28,7 @@ from tqdm import tqdm
 
 from dap_led_ros.media import open_source
 from dap_led_ros.photometry import linear_to_srgb, srgb_to_linear, to_uint8
+from dap_led_training import configuration
 from dap_led_training.data.photographs import FOLDERS, find_photographs
 from dap_led_training.measure.methods import Method, load_methods
 from dap_led_training.measure.night_sets import Pair, night_sets
@@ -190,11 +190,7 @@ def table(measured: dict[str, np.ndarray]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Print a table for each set."""
-    parser = argparse.ArgumentParser(
-        prog='dap_led_training measure detection',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = configuration.parser('measure detection', __doc__)
     parser.add_argument('detector', metavar='DETECTOR')
     parser.add_argument('models', nargs='*', metavar='MODEL', help='default: nano')
     parser.add_argument('--photographs', nargs='+', metavar='FOLDER')

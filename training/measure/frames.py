@@ -28,6 +28,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from dap_led_training import configuration
 from dap_led_training.data import pairs as data
 from dap_led_training.data.photographs import FOLDERS, find_photographs, read_rgb
 from dap_led_training.measure import chart, judge, judge_generator, metrics
@@ -71,11 +72,7 @@ class Sample(NamedTuple):
 
 def main(arguments: list[str] | None = None) -> None:
     """Print the tables, and write them as JSON where asked."""
-    parser = argparse.ArgumentParser(
-        prog='dap_led_training measure frames',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = configuration.parser('measure frames', __doc__)
     parser.add_argument('models', nargs='*', metavar='MODEL', help='default: nano')
     parser.add_argument('--photographs', nargs='+', metavar='FOLDER')
     parser.add_argument('--every', type=int, default=1, help="of the judge's photographs")

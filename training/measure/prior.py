@@ -16,7 +16,6 @@ blur. Printed for each prior:
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
@@ -31,6 +30,7 @@ from tqdm import tqdm
 from dap_led_ros.inference.priors import build_prior, load_clip
 from dap_led_ros.media import write_image
 from dap_led_ros.priors import NAMES, PriorConfig
+from dap_led_training import configuration
 from dap_led_training.data.classes import (
     CLASSES,
     FOUR_CLASSES,
@@ -155,11 +155,7 @@ def figure(priors: dict[str, nn.Module], photograph: np.ndarray) -> np.ndarray:
 
 def main(arguments: list[str] | None = None) -> None:
     """Print the figures, and write them as JSON where asked."""
-    parser = argparse.ArgumentParser(
-        prog='dap_led_training measure prior',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = configuration.parser('measure prior', __doc__)
     parser.add_argument('clip', nargs='?', default='degradation-clip-tiny')
     parser.add_argument('--photographs', nargs='+', metavar='FOLDER')
     parser.add_argument('--frames', type=int, default=400)
@@ -173,7 +169,11 @@ def main(arguments: list[str] | None = None) -> None:
         help='draw heat-maps of a photograph',
     )
     parser.add_argument(
-        '--prompts', nargs='+', default=[], metavar='FILE', help='learned by train_clip_lit'
+        '--prompts',
+        nargs='+',
+        default=[],
+        metavar='FILE',
+        help='learned by a recipe of kind clip_lit',
     )
     parser.add_argument('--json', type=Path, help='write the figures here too')
     options = parser.parse_args(arguments)

@@ -12,7 +12,6 @@ the network's tensors that are alive at once, in fp32. Nothing is computed for t
 
 from __future__ import annotations
 
-import argparse
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -30,6 +29,7 @@ from dap_led_ros.inference import Enhancer, checkpoint, weights
 from dap_led_ros.inference.enhancer import MIN_TILE
 from dap_led_ros.inference.heatmaps import Heatmaps
 from dap_led_ros.model_commands import size
+from dap_led_training import configuration
 
 Shortcut = Callable[[np.ndarray], np.ndarray]
 
@@ -127,11 +127,7 @@ def memory(model: str, width: int, height: int) -> Iterator[str]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and print the table."""
-    parser = argparse.ArgumentParser(
-        prog='dap_led_training measure speedups',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = configuration.parser('measure speedups', __doc__)
     parser.add_argument('model')
     parser.add_argument('--others', nargs='+', default=[], metavar='MODEL')
     parser.add_argument('--tile', type=int, default=352)

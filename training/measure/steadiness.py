@@ -20,7 +20,6 @@ taken against the input and against the reference. A "reversal" is a turn of the
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -33,6 +32,7 @@ from dap_led_ros import sample
 from dap_led_ros.inference import Enhancer
 from dap_led_ros.inference.stream import Stream, StreamSettings
 from dap_led_ros.photometry import linear_to_srgb, srgb_to_linear, to_uint8
+from dap_led_training import configuration
 from dap_led_training.data.photographs import FOLDERS, find_photographs, read_rgb
 from dap_led_training.measure import metrics
 from dap_led_training.measure.night_sets import SIZE, Pair, fit, night_sets
@@ -258,11 +258,7 @@ def steadiness_table(enhancer: Enhancer) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Print both tables."""
-    parser = argparse.ArgumentParser(
-        prog='dap_led_training measure steadiness',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = configuration.parser('measure steadiness', __doc__)
     parser.add_argument('model', nargs='?', default='nano')
     parser.add_argument('--photographs', nargs='+', metavar='FOLDER')
     options = parser.parse_args(arguments)

@@ -312,7 +312,7 @@ def train(config: ClipConfig, out: Path, initial: Path | None = None) -> Path:
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and train."""
-    parser = configuration.parser('train', __doc__)
+    parser = configuration.recipe_parser('train', __doc__)
     parser.add_argument('--initial', type=Path, help='go on from these weights (.safetensors)')
     options = parser.parse_args(arguments)
     config = configuration.load(options.config, ClipConfig)

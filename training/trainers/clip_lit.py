@@ -312,7 +312,7 @@ def _keep(out: Path, network: Path, prompts: Path | None) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and train."""
-    parser = configuration.parser('train', __doc__)
+    parser = configuration.recipe_parser('train', __doc__)
     for name in ('degraded', 'clean'):
         parser.add_argument(
             f'--{name}', nargs='+', default=[], metavar='FOLDER', help="in place of the config's"

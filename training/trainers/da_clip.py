@@ -222,7 +222,7 @@ def evaluate(config: DaClipConfig, out: Path) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line, train, and print what the controller knows."""
-    options = configuration.parser('train', __doc__).parse_args(arguments)
+    options = configuration.recipe_parser('train', __doc__).parse_args(arguments)
     config = configuration.load(options.config, DaClipConfig)
     if options.photographs:
         config = dataclasses.replace(config, photographs=options.photographs)

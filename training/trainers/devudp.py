@@ -142,7 +142,7 @@ def train(config: DevudpTraining, out: Path) -> Path:
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and train."""
-    options = configuration.parser('train', __doc__).parse_args(arguments)
+    options = configuration.recipe_parser('train', __doc__).parse_args(arguments)
     config = configuration.load(options.config, DevudpTraining)
     if options.photographs:
         data = UnpairedConfig(photographs=options.photographs)

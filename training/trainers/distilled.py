@@ -141,7 +141,7 @@ def _write(network: DistilledPrior, path: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and train."""
-    options = configuration.parser('train', __doc__).parse_args(arguments)
+    options = configuration.recipe_parser('train', __doc__).parse_args(arguments)
     config = configuration.load(options.config, DistilConfig)
     if options.photographs:
         config = dataclasses.replace(config, photographs=options.photographs)

@@ -251,7 +251,7 @@ def train(config: TrainConfig, out: Path, initial: Path | None = None) -> Path:
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and train."""
-    parser = configuration.parser('train', __doc__)
+    parser = configuration.recipe_parser('train', __doc__)
     parser.add_argument(
         '--initial', type=Path, help='begin with these weights (.safetensors), to fine-tune'
     )

@@ -146,7 +146,7 @@ def train(config: RefinerRecipe, out: Path) -> Path:
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and train."""
-    parser = configuration.parser('train', __doc__)
+    parser = configuration.recipe_parser('train', __doc__)
     parser.add_argument('--base', metavar='MODEL', help="in place of the config's")
     options = parser.parse_args(arguments)
     config = configuration.load(options.config, RefinerRecipe)
