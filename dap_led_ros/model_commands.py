@@ -103,10 +103,22 @@ def _export(options: argparse.Namespace) -> int:
     ):
         raise ValueError('a checkpoint has no --frames, --prior or --precision: OUT ends in .onnx')
     try:
-        from dap_led_ros.inference import export
+        from dap_led_ros import export
     except ImportError as error:
         raise RuntimeError(f"export needs the extra: pip install '.[train]' ({error})") from None
-    return export.run(options)
+    return export.run(
+        export.ExportOptions(
+            options.model,
+            options.output,
+            options.precision,
+            options.frames,
+            options.prior,
+            options.history,
+            options.calibrate,
+            options.terms,
+            options.untrained,
+        )
+    )
 
 
 def _info(options: argparse.Namespace) -> int:
@@ -115,7 +127,7 @@ def _info(options: argparse.Namespace) -> int:
 
     if options.presets:
         try:
-            from dap_led_ros.inference import export
+            from dap_led_ros import export
         except ImportError as error:
             raise RuntimeError(
                 f"--presets needs the extra: pip install '.[train]' ({error})"

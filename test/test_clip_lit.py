@@ -18,8 +18,9 @@ pytest.importorskip('open_clip', reason="no open_clip: pip install 'dap_led_ros[
 from conftest import cut
 from safetensors.torch import load_file, save_file
 
-from dap_led_ros.inference import Enhancer, checkpoint, priors
-from dap_led_ros.inference.priors import build_prior, embed_prompts, load_clip, tokenize
+from dap_led_ros.checkpoints import checkpoint, priors
+from dap_led_ros.checkpoints.priors import build_prior, embed_prompts, load_clip, tokenize
+from dap_led_ros.inference import Enhancer
 from dap_led_ros.models.illumination import DARKEST, PRESETS, Illumination
 from dap_led_ros.priors import PriorConfig
 from dap_led_ros.priors.clip import PROMPT_PAIRS
@@ -242,7 +243,7 @@ def test_words_in_place_of_learned_prompts(config, tmp_path):
 @pytest.fixture(scope='module')
 def exported(trained) -> Path:
     pytest.importorskip('onnxscript', reason="no onnxscript: pip install 'dap_led_ros[train]'")
-    from dap_led_ros.inference import export
+    from dap_led_ros import export
 
     path = trained / 'model.onnx'
     # Compares with torch at odd sizes, and raises if they differ.

@@ -18,8 +18,10 @@ from conftest import cut
 from safetensors.torch import load_file
 from torch.nn import functional
 
-from dap_led_ros.inference import Enhancer, checkpoint, export
-from dap_led_ros.inference.priors import build_prior
+from dap_led_ros import export
+from dap_led_ros.checkpoints import checkpoint
+from dap_led_ros.checkpoints.priors import build_prior
+from dap_led_ros.inference import Enhancer
 from dap_led_ros.models import dap_led, nafnet
 from dap_led_ros.models.dap_led import DapLed
 from dap_led_ros.models.injection import ContentAttention, DegradationPrompts, modulated

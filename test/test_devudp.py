@@ -17,7 +17,8 @@ pytest.importorskip('lightning_fabric', reason="no fabric: pip install 'dap_led_
 from safetensors.torch import load_file
 
 from dap_led_ros import sample
-from dap_led_ros.inference import Enhancer, checkpoint
+from dap_led_ros.checkpoints import checkpoint
+from dap_led_ros.inference import Enhancer
 from dap_led_ros.models.devudp import PRESETS, Devudp, DevudpConfig
 from dap_led_training import configuration, loop
 from dap_led_training.data.batches import Stage
@@ -169,7 +170,7 @@ def trained(pieces, tmp_path_factory) -> Path:
 @pytest.fixture(scope='module')
 def exported(trained) -> Path:
     pytest.importorskip('onnxscript', reason="no onnxscript: pip install 'dap_led_ros[train]'")
-    from dap_led_ros.inference import export
+    from dap_led_ros import export
 
     path = trained.with_name('devudp.onnx')
     # Compares with torch at odd sizes, and raises if they differ.

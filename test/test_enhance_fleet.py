@@ -19,7 +19,9 @@ from ros_graph import counts, graph, image, pixels_of, running, settle, stamp, v
 from sensor_msgs.msg import Image
 from std_srvs.srv import SetBool
 
+from dap_led_ros import sample
 from dap_led_ros.inference import Enhancer
+from dap_led_ros.inference.stream import StreamSettings
 
 __all__ = ['graph', 'running']
 
@@ -449,3 +451,44 @@ def test_many_cameras_are_served_in_turn(graph, start_node, night):
     assert all(values(status[name])['enhanced'] == '8' for name in ('left', 'rear/far'))
     assert node.interrupt()[0] == 0
     assert counts(node.log)['received'] == sum(received.values())
+
+
+def test_each_camera_has_a_past_of_its_own(graph, start_node):
+    """What comes back is what a stream of that camera alone makes; and without, when told so."""
+    arguments = ['-p', 'cameras:=[left,right]', '-p', 'mode:=always', '-p', 'device:=cpu']
+    node = start_node('enhance', arguments, graph.variables)
+    cameras = [graph.camera(name=name) for name in ('left', 'right')]
+    assert wait_until(lambda: all(camera.connected() for camera in cameras), 60), node.log
+    nights = [frame[100:244, 200:392] for frame, _ in sample.night_sequence(6)]
+    scenes = [nights, [frame[:, ::-1].copy() for frame in nights]]
+    enhancer = Enhancer.load(device='cpu')
+    streams = [enhancer.stream(StreamSettings(mode='always')) for _ in cameras]
+
+    def at(frame: np.ndarray, number: int) -> Image:
+        message = image(frame, 'rgb8', 0)
+        message.header.stamp.sec, message.header.stamp.nanosec = 100, number * 66_000_000
+        return message
+
+    differences, gained = [], 0
+    for number in range(6):
+        for camera, scene, stream in zip(cameras, scenes, streams):
+            message = at(scene[number], number)
+            received = camera.send(message)
+            assert received is not None, node.log
+            nanoseconds = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+            wanted = stream.enhance(scene[number], nanoseconds).frame
+            differences.append(np.abs(pixels_of(received).astype(int) - wanted).max())
+            alone = enhancer.enhance(scene[number]).frame
+            gained = np.abs(pixels_of(received).astype(int) - alone).mean()
+    assert max(differences) <= 2, differences
+    assert gained > 2  # the past does something
+    camera = cameras[0]
+    assert camera.set(temporal=False) == (True, '')
+    streams[0].settings = StreamSettings(mode='always', temporal=False)
+    for number in range(6, 9):
+        message = at(nights[0], number)
+        nanoseconds = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+        wanted = streams[0].enhance(nights[0], nanoseconds).frame
+        assert np.abs(pixels_of(camera.send(message)).astype(int) - wanted).max() <= 2
+    assert node.interrupt()[0] == 0
+    assert counts(node.log)['enhanced'] == 15

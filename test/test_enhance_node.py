@@ -54,8 +54,8 @@ def test_a_checkpoint_of_the_training_runs_in_the_node(graph, start_node, night,
     """A DAP-LED guided by the CLIP that ships, in PyTorch."""
     torch = pytest.importorskip('torch', reason="no torch: pip install 'dap_led_ros[train]'")
     pytest.importorskip('open_clip', reason="no open_clip: pip install 'dap_led_ros[train]'")
-    from dap_led_ros.inference import checkpoint
-    from dap_led_ros.inference.priors import build_prior
+    from dap_led_ros.checkpoints import checkpoint
+    from dap_led_ros.checkpoints.priors import build_prior
     from dap_led_ros.models.dap_led import PRESETS, DapLed
 
     torch.manual_seed(0)

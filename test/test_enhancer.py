@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 from dap_led_ros import sample
-from dap_led_ros.inference import Enhancer, enhancer, weights
+from dap_led_ros.inference import Enhancer, weights
 from dap_led_ros.inference.backends.onnx import default_threads
+from dap_led_ros.inference.frames import to_frame, to_tensor
 
 
 @pytest.fixture(scope='module')
@@ -88,9 +89,9 @@ def test_wrong_frames_are_refused_in_words(default, frame, said):
 
 def test_conversion_is_exact_and_saturates():
     codes = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
-    np.testing.assert_array_equal(enhancer.to_frame(enhancer.to_tensor(codes), np.uint8), codes)
+    np.testing.assert_array_equal(to_frame(to_tensor(codes), np.uint8), codes)
     tensor = np.array([-0.5, 0.0, 0.5, 1.0, 7.0], np.float32).reshape(1, 1, 1, 5).repeat(3, 1)
-    frame = enhancer.to_frame(tensor, np.uint16)
+    frame = to_frame(tensor, np.uint16)
     assert frame[0, :, 0].tolist() == [0, 0, 32768, 65535, 65535]
 
 
@@ -217,7 +218,7 @@ def test_a_compiled_checkpoint_is_the_same_picture(night, tmp_path, monkeypatch)
     torch = pytest.importorskip('torch', reason="no torch: pip install 'dap_led_ros[train]'")
     if not shutil.which(os.environ.get('CXX', 'g++')):
         pytest.skip('no C++ compiler: torch.compile needs one')
-    from dap_led_ros.inference import checkpoint
+    from dap_led_ros.checkpoints import checkpoint
     from dap_led_ros.models.nano import Nano, NanoConfig
 
     torch.manual_seed(0)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import shutil
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,15 +17,16 @@ import pytest
 torch = pytest.importorskip('torch', reason="no torch: pip install 'dap_led_ros[train]'")
 onnx = pytest.importorskip('onnx', reason="no onnx: pip install 'dap_led_ros[train]'")
 
-from dap_led_ros import sample
-from dap_led_ros.inference import Enhancer, checkpoint, export, weights
+from dap_led_ros import export, sample
+from dap_led_ros.checkpoints import checkpoint
+from dap_led_ros.checkpoints.priors import build_prior
+from dap_led_ros.export.graphs import NanoGraph
+from dap_led_ros.inference import Enhancer, weights
 from dap_led_ros.inference.backends import onnx as onnx_backend
 from dap_led_ros.inference.backends.onnx import OnnxBackend, engine_folder
-from dap_led_ros.inference.enhancer import to_tensor
-from dap_led_ros.inference.fast_graph import NanoGraph
-from dap_led_ros.inference.heatmaps import Heatmaps
+from dap_led_ros.inference.frames import to_tensor
+from dap_led_ros.inference.heatmap_cache import Heatmaps
 from dap_led_ros.inference.info import describe
-from dap_led_ros.inference.priors import build_prior
 from dap_led_ros.models import dap_led
 from dap_led_ros.models.dap_led import DapLed
 from dap_led_ros.priors import PriorConfig
@@ -242,9 +245,9 @@ def test_clip_exports_too(folder):
     pytest.importorskip('open_clip', reason='no open_clip: pip install open_clip_torch')
     network = guided('clip')
     prior = export.Heatmap(network)
-    onnx.save(export._core(prior, ['frame'], 'fp32'), folder / 'clip.onnx')
+    onnx.save(export.core_of(prior, ['frame'], 'fp32'), folder / 'clip.onnx')
     assert export.parity(prior, folder / 'clip.onnx') <= export.TOLERANCE
-    described = export.metadata(network, 'fp32', False)
+    described = export.metadata_of(network, 'fp32', False)
     assert described['prior'] == 'degradation-clip-tiny, last'
 
 
@@ -360,3 +363,17 @@ def test_the_statistics_of_attention_fit_into_half_precision():
     for one, other in zip(exact, half):
         assert torch.isfinite(other).all()
         torch.testing.assert_close(other, one, rtol=2e-2, atol=0.5)
+
+
+@pytest.mark.parametrize(
+    ('old', 'new', 'name'),
+    [
+        ('dap_led_ros.inference.export', 'dap_led_ros.export', 'load_network'),
+        ('dap_led_ros.inference.checkpoint', 'dap_led_ros.checkpoints.checkpoint', 'load'),
+    ],
+)
+def test_former_places_still_import_and_name_the_new_one(old, new, name):
+    sys.modules.pop(old, None)
+    with pytest.warns(FutureWarning, match=f'is {new} now'):
+        module = importlib.import_module(old)
+    assert getattr(module, name) is getattr(importlib.import_module(new), name)

@@ -16,11 +16,12 @@ import onnx
 import yaml
 from conftest import cut
 
-from dap_led_ros import sample
-from dap_led_ros.inference import Enhancer, checkpoint, export, weights
-from dap_led_ros.inference.enhancer import to_tensor
-from dap_led_ros.inference.fast_graph import ExposureFirstGraph
-from dap_led_ros.inference.priors import build_prior
+from dap_led_ros import export, sample
+from dap_led_ros.checkpoints import checkpoint
+from dap_led_ros.checkpoints.priors import build_prior
+from dap_led_ros.export.graphs import ExposureFirstGraph
+from dap_led_ros.inference import Enhancer, weights
+from dap_led_ros.inference.frames import to_tensor
 from dap_led_ros.models import dap_led, exposure
 from dap_led_ros.models.dap_led import DapLed
 from dap_led_ros.models.exposure import Exposure, ToneCurve

@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from dap_led_ros import sample
-from dap_led_ros.inference import Enhancer, degradation, priors, weights
-from dap_led_ros.inference.priors import build_prior
+from dap_led_ros.checkpoints import priors
+from dap_led_ros.checkpoints.priors import build_prior
+from dap_led_ros.inference import Enhancer, scorer, weights
 from dap_led_ros.priors import NAMES, PriorConfig
 from dap_led_ros.priors.clip import PROMPT_PAIRS, ClipPrior
 from dap_led_training.measure.prior import halves
@@ -141,14 +142,14 @@ def test_heatmaps_light_up_where_the_frame_is_degraded(built, views, name, view,
 
 
 def test_the_distilled_onnx_is_the_distilled_network(built, views):
-    scorer = degradation.DegradationScorer()
+    of_file = scorer.DegradationScorer()
     for frame in views.values():
         frame = cv2.resize(frame, (640, 480))
         expected = built['distilled'](tensor(frame)).scores[0]
-        found = scorer.score(frame)
+        found = of_file.score(frame)
         assert list(found) == list(NAMES)
         np.testing.assert_allclose(list(found.values()), expected, atol=0.02)  # 8-bit resize
-        wide = scorer.score(frame.astype(np.uint16) * 257)
+        wide = of_file.score(frame.astype(np.uint16) * 257)
         np.testing.assert_allclose(list(wide.values()), list(found.values()), atol=0.02)
 
 

@@ -16,9 +16,11 @@ onnx = pytest.importorskip('onnx', reason="no onnx: pip install 'dap_led_ros[tra
 from safetensors.torch import load_file
 from torch.nn import functional
 
-from dap_led_ros.inference import Enhancer, checkpoint, export, info
-from dap_led_ros.inference.priors import build_prior
-from dap_led_ros.inference.refined import Refined, embed
+from dap_led_ros import export
+from dap_led_ros.checkpoints import checkpoint
+from dap_led_ros.checkpoints.priors import build_prior
+from dap_led_ros.checkpoints.refined import Refined, embed
+from dap_led_ros.inference import Enhancer, info
 from dap_led_ros.models.nano import PRESETS as NANO
 from dap_led_ros.models.nano import Nano
 from dap_led_ros.models.refiner import PRESETS, Refiner, RefinerConfig, convolve_each_place

@@ -25,8 +25,9 @@ from conftest import wait_until
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
-from dap_led_ros.inference import Enhancer, checkpoint, priors
-from dap_led_ros.inference.priors import build_prior
+from dap_led_ros.checkpoints import checkpoint, priors
+from dap_led_ros.checkpoints.priors import build_prior
+from dap_led_ros.inference import Enhancer
 from dap_led_ros.priors import PriorConfig
 from dap_led_training import loop, losses
 from dap_led_training.data import captions, labelled_frames

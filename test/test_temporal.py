@@ -10,9 +10,10 @@ import pytest
 
 torch = pytest.importorskip('torch', reason="no torch: pip install 'dap_led_ros[train]'")
 
-from dap_led_ros import enhance_files, media
+from dap_led_ros import enhance_files, export, media
+from dap_led_ros.checkpoints import checkpoint
 from dap_led_ros.cli import main
-from dap_led_ros.inference import Enhancer, checkpoint, export
+from dap_led_ros.inference import Enhancer
 from dap_led_ros.inference.history import History
 from dap_led_ros.inference.stream import StreamSettings
 from dap_led_ros.models.exposure_first import PRESETS, ExposureFirst

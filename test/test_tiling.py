@@ -11,7 +11,8 @@ import pytest
 
 torch = pytest.importorskip('torch', reason="no torch: pip install 'dap_led_ros[train]'")
 
-from dap_led_ros.inference import Enhancer, checkpoint, tiling, weights
+from dap_led_ros.checkpoints import checkpoint
+from dap_led_ros.inference import Enhancer, tiling, weights
 from dap_led_ros.models import dap_led
 from dap_led_ros.models.dap_led import DapLed
 from dap_led_ros.priors import PriorConfig

@@ -14,9 +14,9 @@ import pytest
 torch = pytest.importorskip('torch', reason="no torch: pip install 'dap_led_ros[train]'")
 yaml = pytest.importorskip('yaml')
 
-from dap_led_ros import photometry
-from dap_led_ros.inference import Enhancer, export
-from dap_led_ros.inference.export import untrained
+from dap_led_ros import export, photometry
+from dap_led_ros.export import untrained
+from dap_led_ros.inference import Enhancer
 from dap_led_training import configuration, losses
 from dap_led_training.data import photographs
 from dap_led_training.data.batches import Batches, Stage

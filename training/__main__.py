@@ -39,6 +39,7 @@ MAKE = {
     'lol_blur': "night blur on the disk, in LOL-Blur's layout",
     'night_bag': 'a rosbag2 of a night drive, from videos by day',
     'contact_sheet': 'a picture of frames before and after, by model',
+    'through_time': 'the same frame after a stream has seen 1, 4 and 16',
     'tone_curve': 'gamma and local contrast as an ONNX file, to refine',
 }
 """What can be made, each a module of make/."""

@@ -16,8 +16,8 @@ import numpy as np
 
 from dap_led_ros import image_codec, media, pictures
 from dap_led_ros.evaluation import measures
-from dap_led_ros.inference.degradation import DegradationScorer
-from dap_led_ros.inference.enhancer import MIN_SIDE
+from dap_led_ros.inference.frames import MIN_SIDE
+from dap_led_ros.inference.scorer import DegradationScorer
 from dap_led_ros.inference.stream import StreamSettings
 
 FRAMES = 8

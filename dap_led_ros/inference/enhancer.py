@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-import cv2
 import numpy as np
 
-from dap_led_ros.inference import model_file, weights
-from dap_led_ros.inference.degradation import DegradationScorer
-
-if TYPE_CHECKING:
-    from dap_led_ros.inference.history import Fused
-    from dap_led_ros.inference.stream import Stream, StreamSettings
-
-MIN_SIDE = 16
-"""Smallest height and width of a frame, in pixels."""
-MIN_TILE = 192
-"""Smallest tile, in pixels: below, most of it is overlap."""
+from dap_led_ros.inference import weights
+from dap_led_ros.inference.frames import Enhanced, check, to_frame, to_planes, to_tensor
+from dap_led_ros.inference.history import Fused
+from dap_led_ros.inference.scorer import DegradationScorer
+from dap_led_ros.inference.stream import Stream, StreamSettings
 
 
 class Backend(Protocol):
@@ -46,33 +38,13 @@ class Backend(Protocol):
         """(1, 3, H, W) float32 RGB in [0, 1] -> (1, 1, h, w), if guided."""
 
 
-@dataclass(frozen=True)
-class Enhanced:
-    """The result for one frame."""
-
-    frame: np.ndarray
-    """(H, W, 3) RGB, shape and type of the input."""
-    degradation: dict[str, float]
-    """How degraded the input was, 0 to 1: low_light, blur, and joint for both at once."""
-    milliseconds: dict[str, float]
-    """Time spent, by stage: score, convert_in, infer, convert_out."""
-    weight: float = 1.0
-    """Share of the network's result in the frame; 0.0 is the input, passed through untouched."""
-
-
 class Enhancer:
     """Enhances single frames. Stateless and thread-safe; threads may share one."""
 
-    def __init__(self, backend: Backend, model: str, tile: int = 0) -> None:
-        """Wrap a backend; Enhancer.load() is the usual way.
-
-        :raises ValueError: a tile too small to hold what it is for.
-        """
-        if tile and tile < MIN_TILE:
-            raise ValueError(f'tile is {tile}: use 0 or at least {MIN_TILE} pixels')
+    def __init__(self, backend: Backend, model: str) -> None:
+        """Wrap a backend; Enhancer.load() is the usual way."""
         self._backend = backend
         self._scorer = DegradationScorer()
-        self._tile = tile
         self._arguments: tuple[Any, ...] = ()
         self._process = os.getpid()
         self.model = model
@@ -103,7 +75,7 @@ class Enhancer:
         :param threads: threads of one inference; 0 is one per core, see default_threads().
         :param precision: of a checkpoint; see TorchBackend. An .onnx file has its own.
         :param tile: longest side, in pixels, that a DAP-LED checkpoint sees at once: memory is
-            then that of a tile, whatever the frame's size; 0 is the whole frame. See tiling.py.
+            then that of a tile, whatever the frame's size; 0 is the whole frame. See TorchBackend.
         :param compiled: of a checkpoint; see TorchBackend.
         :raises FileNotFoundError: there is no such model.
         :raises ValueError: the file is not an enhancer, or the device's name is wrong.
@@ -121,23 +93,11 @@ class Enhancer:
             raise ValueError(f'threads is {threads}: use 0 or more')
         path = weights.find(model)
         if path.suffix == '.safetensors':
-            model_file.check(path)
             from dap_led_ros.inference.backends.torch import TorchBackend
 
-            if tile and compiled:
-                raise ValueError('tiles change the network as it runs: do not compile it')
-            backend = TorchBackend(path, device, threads, precision, compiled)
-            if tile and (not backend.guided or backend.exposed):
-                raise ValueError(f'{path.name} takes no tiles, but whole frames: set tile to 0')
-            return cls(backend, path.stem, tile)
-        if precision != 'auto':
-            raise ValueError(
-                f'{path.name} has its own precision: dap-led export --precision makes another'
-            )
-        if compiled:
-            raise ValueError('to compile needs a checkpoint: an .onnx file is a graph already')
-        if tile:
-            raise ValueError('tiles need a checkpoint: an .onnx file runs on whole frames alone')
+            return cls(TorchBackend(path, device, threads, precision, compiled, tile), path.stem)
+        if misplaced := _of_checkpoints(path.name, precision, tile, compiled):
+            raise ValueError(misplaced)
         from dap_led_ros.inference.backends.onnx import (
             OPENVINO,
             PROVIDERS,
@@ -171,8 +131,6 @@ class Enhancer:
 
     def stream(self, settings: StreamSettings | None = None) -> Stream:
         """One camera's session: what lasts from frame to frame; see inference/stream.py."""
-        from dap_led_ros.inference.stream import Stream
-
         return Stream(self, settings)
 
     def enhance(self, frame: np.ndarray) -> Enhanced:
@@ -237,9 +195,11 @@ class Enhancer:
         if frames and frame.dtype != np.uint8:
             raise ValueError(f'model {self.model} takes uint8 frames alone, not {frame.dtype}')
         tensor = frame[None] if frames else to_tensor(frame)
-        before = None if past is None else (_planes(past.frame), past.count[None, None])
+        before = None if past is None else (to_planes(past.frame), past.count[None, None])
         converted = time.perf_counter()
-        result = self._tiled(tensor, heatmap, before)
+        # The argument is left out where there is none: not every backend is guided or remembers.
+        given = {'heatmap': heatmap, 'past': before}
+        result = self._backend.run(tensor, **{n: v for n, v in given.items() if v is not None})
         inferred = time.perf_counter()
         if result.shape != tensor.shape:
             raise ValueError(
@@ -253,75 +213,11 @@ class Enhancer:
             'convert_out': (done - inferred) * 1e3,
         }
 
-    def _tiled(
-        self,
-        tensor: np.ndarray,
-        heatmap: np.ndarray | None,
-        past: tuple[np.ndarray, np.ndarray] | None,
-    ) -> np.ndarray:
-        if past is not None:
-            return self._backend.run(tensor, past=past)
-        if not self._tile:
-            return (
-                self._backend.run(tensor)
-                if heatmap is None
-                else self._backend.run(tensor, heatmap)
-            )
-        from dap_led_ros.inference.tiling import run_tiled
 
-        return run_tiled(self._backend, tensor, self._tile, heatmap)
-
-
-def check(frame: np.ndarray) -> None:
-    """Refuse what is no frame.
-
-    :raises ValueError: not (H, W, 3) of uint8 or uint16, or smaller than MIN_SIDE.
-    """
-    if not isinstance(frame, np.ndarray):
-        raise ValueError(f'frame is {type(frame).__name__}: {_remedy(frame)}')
-    if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype not in (np.uint8, np.uint16):
-        raise ValueError(
-            f'frame is {frame.dtype} {frame.shape}: expected uint8 or uint16 (H, W, 3) RGB'
-            + _hint(frame)
-        )
-    height, width = frame.shape[:2]
-    if min(height, width) < MIN_SIDE:
-        raise ValueError(f'frame is {width}x{height}: the least is {MIN_SIDE}x{MIN_SIDE}')
-
-
-def _remedy(frame: Any) -> str:
-    """What to give in place of something that is no array."""
-    if frame is None:
-        return 'OpenCV gives None for a file that it cannot read'
-    if hasattr(frame, 'getbands'):
-        return "of a PIL image give np.array(image.convert('RGB'))"
-    return 'expected a NumPy array, uint8 or uint16 (H, W, 3) RGB'
-
-
-def _hint(frame: np.ndarray) -> str:
-    """What makes a frame of an array that is nearly one."""
-    if np.issubdtype(frame.dtype, np.floating):
-        return '; of 0 to 1 give (255 * frame).round().astype(np.uint8)'
-    return '; grey: give cv2.cvtColor(frame, cv2.COLOR_GRAY2RGB)' if frame.ndim == 2 else ''
-
-
-def to_tensor(frame: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 or uint16 -> (1, 3, H, W) float32 in [0, 1]."""
-    scale = 1 / np.iinfo(frame.dtype).max
-    planes = np.empty((1, 3, *frame.shape[:2]), np.float32)
-    for plane, channel in zip(planes[0], cv2.split(frame)):
-        np.multiply(channel, np.float32(scale), out=plane, dtype=np.float32)
-    return planes
-
-
-def _planes(frame: np.ndarray) -> np.ndarray:
-    """(H, W, 3) -> (1, 3, H, W)."""
-    return np.stack(cv2.split(frame))[None]
-
-
-def to_frame(tensor: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """(1, 3, H, W) float -> (H, W, 3) of the integer type, clamped and rounded."""
-    depth = {np.dtype(np.uint8): cv2.CV_8U, np.dtype(np.uint16): cv2.CV_16U}[np.dtype(dtype)]
-    full = float(np.iinfo(dtype).max)
-    # addWeighted scales, rounds and saturates in one pass.
-    return cv2.merge([cv2.addWeighted(p, full, p, 0.0, 0.0, dtype=depth) for p in tensor[0]])
+def _of_checkpoints(name: str, precision: str, tile: int, compiled: bool) -> str:
+    """Why an .onnx file does not take an option that only checkpoints have; '' where none is."""
+    if precision != 'auto':
+        return f'{name} has its own precision: dap-led export --precision makes another'
+    if compiled:
+        return 'to compile needs a checkpoint: an .onnx file is a graph already'
+    return 'tiles need a checkpoint: an .onnx file runs on whole frames alone' if tile else ''

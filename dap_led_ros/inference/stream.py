@@ -15,16 +15,14 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import cv2
 import numpy as np
 
-from dap_led_ros.inference.heatmaps import Heatmaps
-from dap_led_ros.inference.history import History
-
-if TYPE_CHECKING:
-    from dap_led_ros.inference.enhancer import Enhanced, Enhancer
+from dap_led_ros.inference.frames import Enhanced
+from dap_led_ros.inference.heatmap_cache import Guide, Heatmaps
+from dap_led_ros.inference.history import Fused, History
 
 MODES = ('auto', 'always', 'off')
 WARM_UP = 16
@@ -81,13 +79,29 @@ class StreamSettings:
             )
 
 
+class Network(Guide, Protocol):
+    """What a stream needs of an Enhancer."""
+
+    @property
+    def remembers(self) -> bool:
+        """network() takes what the stream has seen before."""
+
+    def score(self, frame: np.ndarray) -> dict[str, float]:
+        """How degraded a frame is, 0 to 1, by name."""
+
+    def network(
+        self, frame: np.ndarray, heatmap: np.ndarray | None = None, past: Fused | None = None
+    ) -> tuple[np.ndarray, dict[str, float]]:
+        """The enhanced frame, and milliseconds by stage."""
+
+
 class Stream:
     """Enhances the frames of one camera, in their order and from one thread.
 
     Streams share the weights of their Enhancer. `settings` may be replaced between frames.
     """
 
-    def __init__(self, enhancer: Enhancer, settings: StreamSettings | None = None) -> None:
+    def __init__(self, enhancer: Network, settings: StreamSettings | None = None) -> None:
         """Begin with no memory of any frame."""
         self.settings = settings or StreamSettings()
         self._enhancer = enhancer
@@ -108,8 +122,6 @@ class Stream:
         :returns: with weight 0 the very same array. Mode off leaves degradation empty.
         :raises ValueError: as Enhancer.enhance().
         """
-        from dap_led_ros.inference.enhancer import Enhanced
-
         settings = self.settings
         if settings.mode == 'off' or settings.strength == 0:
             self._forget()

@@ -12,18 +12,32 @@ Two things in DAP-LED see the whole frame, and a tile does not show them the who
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
-
-if TYPE_CHECKING:
-    from dap_led_ros.inference.backends.torch import TorchBackend
 
 OVERLAP = 64
 """Least pixels that neighbouring tiles share."""
 _MULTIPLE = 16
 _lock = threading.Lock()
+
+
+class Guided(Protocol):
+    """A guided network that runs on whole arrays, and shows its attention; see TorchBackend."""
+
+    @property
+    def multiple(self) -> int:
+        """Of so many pixels are the sides to which it pads a frame."""
+
+    def heatmap(self, planes: np.ndarray) -> np.ndarray:
+        """(1, 3, H, W) to the heat-map (1, 1, h, w)."""
+
+    def whole(self, frames: np.ndarray, heatmap: np.ndarray | None = None) -> np.ndarray:
+        """(1, 3, H, W) to the enhanced one."""
+
+    def attentions(self) -> list[Any]:
+        """The modules whose averages over the frame tiles must share."""
 
 
 class Averages:
@@ -58,9 +72,9 @@ class Averages:
 
 
 def run_tiled(
-    backend: TorchBackend, planes: np.ndarray, tile: int, heatmap: np.ndarray | None = None
+    backend: Guided, planes: np.ndarray, tile: int, heatmap: np.ndarray | None = None
 ) -> np.ndarray:
-    """What backend.run() gives, from tiles of one size, at most `tile` pixels a side.
+    """What backend.whole() gives, from tiles of one size, at most `tile` pixels a side.
 
     Two passes: twice the time, and more for the overlap. One thread at a time.
 
@@ -72,11 +86,11 @@ def run_tiled(
 
 
 def _run_tiled(
-    backend: TorchBackend, planes: np.ndarray, tile: int, heatmap: np.ndarray | None
+    backend: Guided, planes: np.ndarray, tile: int, heatmap: np.ndarray | None
 ) -> np.ndarray:
     height, width = planes.shape[2:]
     if max(height, width) <= tile:
-        return backend.run(planes, heatmap)
+        return backend.whole(planes, heatmap)
     size = height, width
     heatmap = backend.heatmap(planes) if heatmap is None else heatmap
     # As the network does: every tile then begins and ends where cells of the whole frame do.
@@ -87,7 +101,7 @@ def _run_tiled(
 
     def run(y: slice, x: slice) -> np.ndarray:
         part = np.ascontiguousarray(planes[:, :, y, x])
-        return backend.run(part, _part(heatmap, y, x, size))
+        return backend.whole(part, _part(heatmap, y, x, size))
 
     weight = np.zeros((height, width), np.float32)
     feathers = [_ramp(y, height)[:, None] * _ramp(x, width) for y, x in tiles]

@@ -28,7 +28,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import Image
 from tqdm import tqdm
 
-from dap_led_ros.inference.enhancer import Enhanced
+from dap_led_ros.inference.frames import Enhanced
 from dap_led_ros.inference.stream import StreamSettings
 from dap_led_ros.nodes import soak
 from dap_led_ros.nodes.probe import PATIENCE, graph, picture, resident

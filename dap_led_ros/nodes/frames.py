@@ -14,7 +14,7 @@ from geometry_msgs.msg import Vector3Stamped
 
 from dap_led_ros import image_codec
 from dap_led_ros.bit_depth import AUTO, COUNTS, BitDepth
-from dap_led_ros.inference.enhancer import MIN_SIDE, Enhanced
+from dap_led_ros.inference.frames import MIN_SIDE, Enhanced
 from dap_led_ros.nodes import debug_images, messages
 from dap_led_ros.nodes.camera import Camera
 from dap_led_ros.nodes.health import DAY, End, in_words, why_no_age

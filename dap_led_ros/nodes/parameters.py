@@ -26,7 +26,7 @@ from dap_led_ros.bit_depth import AUTO
 from dap_led_ros.bit_depth import SETTINGS as BIT_SETTINGS
 from dap_led_ros.inference import weights
 from dap_led_ros.inference.backends.onnx import DEVICES
-from dap_led_ros.inference.enhancer import MIN_SIDE
+from dap_led_ros.inference.frames import MIN_SIDE
 from dap_led_ros.inference.stream import MODES, StreamSettings
 
 QOS = ('auto', 'sensor_data', 'reliable')

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dap_led_ros.inference.priors import embed_prompts
+from dap_led_ros.checkpoints.priors import embed_prompts
 from dap_led_training.data.labelled_frames import Label, Mixture
 
 CLASSES = {

@@ -73,14 +73,14 @@ def sheet(
     enhancers = {model: Enhancer.load(model) for model in models}
     rows = []
     for title, frame, reference in frames:
-        tiles = [_tile(frame, title, width), _tile(auto(frame), 'auto', width)]
+        tiles = [tile(frame, title, width), tile(auto(frame), 'auto', width)]
         for model, enhancer in enhancers.items():
             enhanced = Stream(enhancer).enhance(frame)
             text = f'{Path(model).name}, weight {enhanced.weight:.2f}'
-            tiles.append(_tile(enhanced.frame, text, width))
+            tiles.append(tile(enhanced.frame, text, width))
         blank = np.full((SIZE[1], SIZE[0], 3), 255, np.uint8)
         known = reference is not None
-        tiles.append(_tile(reference if known else blank, 'reference' if known else '', width))
+        tiles.append(tile(reference if known else blank, 'reference' if known else '', width))
         rows.append(np.hstack(tiles))
     return np.vstack(rows)
 
@@ -91,16 +91,19 @@ def _upright(photograph: np.ndarray) -> np.ndarray:
     return cv2.resize(photograph, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
 
 
-def _tile(frame: np.ndarray, text: str, width: int) -> np.ndarray:
-    """A frame with its text above and white around."""
-    height = width * SIZE[1] // SIZE[0]
+def tile(frame: np.ndarray, text: str, width: int, height: int = 0) -> np.ndarray:
+    """A frame with its text above and white around.
+
+    :param width, height: of the tile without them, pixels; height 0: by the shape of SIZE.
+    """
+    height = height or width * SIZE[1] // SIZE[0]
     scale = min(width / frame.shape[1], height / frame.shape[0])
     shown = [min(round(side * scale), most) for side, most in zip(frame.shape, (height, width))]
     small = np.full((height, width, 3), 255, np.uint8)
     small[: shown[0], : shown[1]] = cv2.resize(frame, shown[::-1], interpolation=cv2.INTER_AREA)
-    tile = cv2.copyMakeBorder(small, BAR, GAP, GAP, GAP, cv2.BORDER_CONSTANT, value=(255,) * 3)
+    framed = cv2.copyMakeBorder(small, BAR, GAP, GAP, GAP, cv2.BORDER_CONSTANT, value=(255,) * 3)
     font = cv2.FONT_HERSHEY_SIMPLEX
-    return cv2.putText(tile, text, (GAP, BAR - 8), font, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+    return cv2.putText(framed, text, (GAP, BAR - 8), font, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dap_led_ros.inference import checkpoint
+from dap_led_ros.checkpoints import checkpoint
 from dap_led_ros.models.exposure_first import ExposureFirst
 from dap_led_training import configuration
 from dap_led_training.data import crops

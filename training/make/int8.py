@@ -18,8 +18,9 @@ import onnx
 import onnxruntime
 from tqdm import tqdm
 
-from dap_led_ros.inference import Enhancer, checkpoint, weights
-from dap_led_ros.inference.export import INT8_LAYERS, export, quantized
+from dap_led_ros.checkpoints import checkpoint
+from dap_led_ros.export import INT8_LAYERS, export, quantized
+from dap_led_ros.inference import Enhancer, weights
 from dap_led_training import configuration
 from dap_led_training.data.photographs import FOLDERS, find_photographs, read_rgb
 from dap_led_training.measure import metrics

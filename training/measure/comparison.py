@@ -66,7 +66,7 @@ def giga_macs(model: str) -> float | None:
     """1e9 multiply-accumulates at 640x480; None without a checkpoint beside the model."""
     import torch
 
-    from dap_led_ros.inference import checkpoint
+    from dap_led_ros.checkpoints import checkpoint
     from dap_led_training.measure.cost import count
 
     path = weights.find(model).with_suffix('.safetensors')

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dap_led_ros.inference import checkpoint
+from dap_led_ros.checkpoints import checkpoint
 from dap_led_ros.models.dap_led import DapLedConfig
 from dap_led_ros.models.refiner import RefinerConfig
 from dap_led_training import configuration
@@ -55,7 +55,7 @@ def clip_costs() -> dict[str, tuple[float, float]]:
         import open_clip
     except ImportError:
         return {}
-    from dap_led_ros.inference.priors import load_clip
+    from dap_led_ros.checkpoints.priors import load_clip
     from dap_led_ros.priors import PriorConfig
 
     towers = {'degradation-clip-tiny': load_clip(PriorConfig()).visual.to('meta')}

@@ -27,7 +27,7 @@ from torch.nn import functional
 from torchmetrics.functional import pearson_corrcoef, spearman_corrcoef
 from tqdm import tqdm
 
-from dap_led_ros.inference.priors import build_prior, load_clip
+from dap_led_ros.checkpoints.priors import build_prior, load_clip
 from dap_led_ros.media import write_image
 from dap_led_ros.priors import NAMES, PriorConfig
 from dap_led_training import configuration

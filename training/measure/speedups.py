@@ -25,9 +25,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dap_led_ros import sample
-from dap_led_ros.inference import Enhancer, checkpoint, weights
-from dap_led_ros.inference.enhancer import MIN_TILE
-from dap_led_ros.inference.heatmaps import Heatmaps
+from dap_led_ros.checkpoints import checkpoint
+from dap_led_ros.inference import Enhancer, weights
+from dap_led_ros.inference.backends.torch import MIN_TILE
+from dap_led_ros.inference.heatmap_cache import Heatmaps
 from dap_led_ros.model_commands import size
 from dap_led_training import configuration
 

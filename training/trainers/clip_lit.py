@@ -27,8 +27,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dap_led_ros.inference import checkpoint
-from dap_led_ros.inference.priors import build_prior, load_clip, save_prompts, tokenize
+from dap_led_ros.checkpoints import checkpoint
+from dap_led_ros.checkpoints.priors import build_prior, load_clip, save_prompts, tokenize
 from dap_led_ros.models.illumination import PRESETS, Illumination
 from dap_led_ros.priors import NAMES, PriorConfig
 from dap_led_ros.priors.clip import ClipPrior

@@ -23,7 +23,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from dap_led_ros.inference.priors import build_prior, load_clip
+from dap_led_ros.checkpoints.priors import build_prior, load_clip
 from dap_led_ros.priors import PriorConfig
 from dap_led_ros.priors.clip import ClipPrior
 from dap_led_ros.priors.controller import Controller, ControllerPrior, pooled, tokens

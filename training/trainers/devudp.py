@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 
-from dap_led_ros.inference import checkpoint
+from dap_led_ros.checkpoints import checkpoint
 from dap_led_ros.models.devudp import PRESETS, Devudp
 from dap_led_training import configuration, loop
 from dap_led_training.data.batches import Stage

@@ -21,7 +21,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from dap_led_ros.inference.priors import build_prior
+from dap_led_ros.checkpoints.priors import build_prior
 from dap_led_ros.priors import NAMES, PriorConfig
 from dap_led_ros.priors.distilled import SIZE, DistilledPrior
 from dap_led_training import configuration, loop

@@ -29,7 +29,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dap_led_ros.inference import checkpoint
+from dap_led_ros.checkpoints import checkpoint
 from dap_led_ros.inference.history import History
 from dap_led_ros.models import exposure
 from dap_led_ros.models.exposure import LEVEL, SRGB_CONTRAST, Exposure

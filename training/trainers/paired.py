@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from dap_led_ros.inference import checkpoint, weights
-from dap_led_ros.inference.priors import build_prior
+from dap_led_ros.checkpoints import checkpoint
+from dap_led_ros.checkpoints.priors import build_prior
+from dap_led_ros.inference import weights
 from dap_led_ros.models import dap_led, nafnet, nano
 from dap_led_ros.models.dap_led import DapLed, DapLedConfig
 from dap_led_ros.models.exposure import Exposure

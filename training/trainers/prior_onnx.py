@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from dap_led_ros.inference.export import TOLERANCE, convert, parity
+from dap_led_ros.export import TOLERANCE, convert, parity
 from dap_led_ros.priors import distilled
 from dap_led_ros.priors.distilled import DistilledPrior
 

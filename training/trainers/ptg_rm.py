@@ -15,10 +15,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dap_led_ros.inference import checkpoint, weights
-from dap_led_ros.inference.checkpoint import Guided
-from dap_led_ros.inference.priors import build_prior
-from dap_led_ros.inference.refined import OnnxBase, Refined, embed
+from dap_led_ros.checkpoints import checkpoint
+from dap_led_ros.checkpoints.checkpoint import Guided
+from dap_led_ros.checkpoints.priors import build_prior
+from dap_led_ros.checkpoints.refined import OnnxBase, Refined, embed
+from dap_led_ros.inference import weights
 from dap_led_ros.models.refiner import PRESETS, Refiner
 from dap_led_ros.priors import PriorConfig
 from dap_led_training import configuration, loop, losses

@@ -9,9 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from dap_led_ros.inference import model_file
 from dap_led_ros.inference.backends.onnx import OPENVINO, check_device, default_threads
+from dap_led_ros.inference.tiling import run_tiled
 
 PRECISIONS = ('auto', 'fp32', 'bf16', 'fp16')
+MIN_TILE = 192
+"""Smallest tile, in pixels: below, most of it is overlap."""
 
 
 class TorchBackend:
@@ -26,6 +30,7 @@ class TorchBackend:
         threads: int = 0,
         precision: str = 'auto',
         compiled: bool = False,
+        tile: int = 0,
     ) -> None:
         """Load a checkpoint.
 
@@ -36,21 +41,20 @@ class TorchBackend:
             fp32 on a CPU. The sum of frame and residual stays in fp32; the prior has its own
             precision (CLIP: fp16 on CUDA).
         :param compiled: by torch.compile, all but the prior; at the first frame, for minutes.
-        :raises ValueError: the device's or the precision's name is wrong, or the file is no
-            checkpoint.
+        :param tile: longest side, in pixels, that the network sees at once; 0 is the whole frame.
+            See tiling.py; not of a network with an exposure or without a heat-map, nor compiled.
+        :raises ValueError: the device's or the precision's name is wrong, the file is no
+            checkpoint, or it takes no tiles of this size.
         :raises FileNotFoundError: the CLIP that guides the network is not there.
         :raises RuntimeError: PyTorch or open_clip is missing, `cuda` was asked for and is not
             there, or there is no compiler.
         """
-        check_device(device)
-        if device in ('tensorrt', *OPENVINO):
-            raise ValueError(f'{device} runs .onnx files: make one with dap-led export')
-        if precision not in PRECISIONS:
-            raise ValueError(f'precision is {precision!r}: use one of {", ".join(PRECISIONS)}')
+        model_file.check(path)
+        _check_options(device, precision, compiled, tile)
         try:
             import torch
 
-            from dap_led_ros.inference import checkpoint
+            from dap_led_ros.checkpoints import checkpoint
         except ImportError as error:
             raise RuntimeError(
                 f'{path.name} needs PyTorch: pip install torch safetensors ({error})'
@@ -59,8 +63,6 @@ class TorchBackend:
             raise RuntimeError(
                 'device is cuda, but this PyTorch finds none: set device to cpu or auto'
             )
-        if compiled and not shutil.which(os.environ.get('CXX', 'g++')):
-            raise RuntimeError('to compile needs a C++ compiler: install g++, or set CXX to one')
         if threads or default_threads():
             torch.set_num_threads(threads or default_threads())
         self._torch = torch
@@ -72,8 +74,10 @@ class TorchBackend:
         guided = isinstance(network, checkpoint.Guided)
         self.guided = guided and not network.network.config.embedding
         """A heat-map alone guides it, which can be made less often than frames come."""
-        self.exposed = guided and isinstance(network.network, checkpoint.Exposed)
-        """Its exposure is that of the whole frame."""
+        if tile and (not self.guided or isinstance(network.network, checkpoint.Exposed)):
+            # Its exposure is that of the whole frame.
+            raise ValueError(f'{path.name} takes no tiles, but whole frames: set tile to 0')
+        self._tile = tile
         self.remembers = checkpoint.remembers(network)
         """Takes what a stream has seen before."""
         self._network = network
@@ -95,12 +99,23 @@ class TorchBackend:
         heatmap: np.ndarray | None = None,
         past: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> np.ndarray:
-        """Run the network once; thread-safe.
+        """Run the network, once or tile by tile; thread-safe.
 
         :param heatmap: (1, 1, h, w); made from the frame where none is given.
         :param past: fused (1, 3, H, W) and count (1, 1, H, W) float32, if remembers; without it
             the frame stands alone.
         """
+        if self._tile and past is None:
+            return run_tiled(self, frames, self._tile, heatmap)
+        return self.whole(frames, heatmap, past)
+
+    def whole(
+        self,
+        frames: np.ndarray,
+        heatmap: np.ndarray | None = None,
+        past: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> np.ndarray:
+        """Run the network once, as run()."""
         torch = self._torch
         half = self._type is not None
         with torch.inference_mode(), torch.autocast(self._device, self._type, enabled=half):
@@ -123,3 +138,22 @@ class TorchBackend:
 
     def _moved(self, tensor: np.ndarray) -> Any:
         return self._torch.from_numpy(tensor).to(self._device)
+
+
+def _check_options(device: str, precision: str, compiled: bool, tile: int) -> None:
+    """Refuse what no checkpoint takes.
+
+    :raises ValueError: an option is wrong, or does not go with another.
+    :raises RuntimeError: there is no compiler.
+    """
+    check_device(device)
+    if device in ('tensorrt', *OPENVINO):
+        raise ValueError(f'{device} runs .onnx files: make one with dap-led export')
+    if precision not in PRECISIONS:
+        raise ValueError(f'precision is {precision!r}: use one of {", ".join(PRECISIONS)}')
+    if tile and tile < MIN_TILE:
+        raise ValueError(f'tile is {tile}: use 0 or at least {MIN_TILE} pixels')
+    if tile and compiled:
+        raise ValueError('tiles change the network as it runs: do not compile it')
+    if compiled and not shutil.which(os.environ.get('CXX', 'g++')):
+        raise RuntimeError('to compile needs a C++ compiler: install g++, or set CXX to one')

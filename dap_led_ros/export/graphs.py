@@ -1,7 +1,7 @@
 """Networks in the operations that ONNX Runtime runs fast on a CPU; the same function of the frame.
 
 Their convolutions run at the processor's limit; what stands between them took a fifth of the time.
-README.md in this folder has what each change brought.
+inference/README.md has what each change brought.
 """
 
 from __future__ import annotations

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from dap_led_ros.inference.enhancer import Enhancer
+
+class Guide(Protocol):
+    """What makes heat-maps: an Enhancer, of a guided model or of another."""
+
+    @property
+    def guided(self) -> bool:
+        """heatmap() can be called."""
+
+    def heatmap(self, frame: np.ndarray) -> np.ndarray:
+        """Where a frame is degraded, (1, 1, h, w) in [0, 1]."""
 
 
 class Heatmaps:
     """The heat-maps of one camera's frames, in their order and from one thread."""
 
-    def __init__(self, enhancer: Enhancer, every: int = 5, follow: float = 0.5) -> None:
+    def __init__(self, enhancer: Guide, every: int = 5, follow: float = 0.5) -> None:
         """Begin with no heat-map.
 
         :param every: frames from one look of the prior to the next; 1 is each frame's own.

@@ -1,0 +1,1 @@
+"""Checkpoints: a network's weights with its configuration, its prior and its base. Needs torch."""
