@@ -16,6 +16,7 @@ blur. Printed for each prior:
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -153,8 +154,8 @@ def figure(priors: dict[str, nn.Module], photograph: np.ndarray) -> np.ndarray:
     return np.vstack(rows)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Print the figures, and write them as JSON where asked."""
+def _parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
     parser = configuration.parser('measure prior', __doc__)
     parser.add_argument('clip', nargs='?', default='degradation-clip-tiny')
     parser.add_argument('--photographs', nargs='+', metavar='FOLDER')
@@ -176,7 +177,12 @@ def main(arguments: list[str] | None = None) -> None:
         help='learned by a recipe of kind clip_lit',
     )
     parser.add_argument('--json', type=Path, help='write the figures here too')
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print the figures, and write them as JSON where asked."""
+    options = _parser().parse_args(arguments)
     cv2.setNumThreads(1)
     folders = options.photographs or FOLDERS
     photographs = find_photographs(folders, validation=True)
