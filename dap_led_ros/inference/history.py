@@ -62,7 +62,9 @@ class History:
         self._flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
         self._flow.setFinestScale(1)  # its default costs 0.5 dB, and saves a fifth of the time
         self._past: Fused | None = None
-        self._grid = np.empty((0, 0, 2), np.float32)
+        self._count = np.empty((0, 0), np.float32)
+        """Its count at half its size, where matches are judged."""
+        self._grids: dict[tuple[int, int], np.ndarray] = {}
 
     def forget(self) -> None:
         """The next frame is the first."""
@@ -75,37 +77,40 @@ class History:
         """
         now = np.multiply(frame, np.float32(1 / np.iinfo(frame.dtype).max), dtype=np.float32)
         height, width = now.shape[:2]
+        half = (width + 1) // 2, (height + 1) // 2
         past = self._past
         if past is None or past.frame.shape != now.shape or min(height, width) < LEAST_SIDE:
             self._past = Fused(now, np.zeros((height, width), np.float32))
+            self._count, self._grids = np.zeros(half[::-1], np.float32), {}
             return self._past
-        half = (width + 1) // 2, (height + 1) // 2
         small = cv2.resize(now, half, interpolation=cv2.INTER_AREA)
         before = cv2.resize(past.frame, half, interpolation=cv2.INTER_AREA)
-        places = self._places(self._flow.calc(_grey(small), _grey(before), None), width, height)
+        flow = self._flow.calc(_grey(small), _grey(before), None)
+        # What comes into view has nothing behind it.
+        count = cv2.remap(self._count + 1, self._places(flow), None, cv2.INTER_LINEAR)
+        scale = np.array([width / half[0], height / half[1]], np.float32)
+        flow = cv2.resize(flow * scale, (width, height), interpolation=cv2.INTER_LINEAR)
+        places = self._places(flow)
         warped = cv2.remap(
             past.frame, places, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
         )
-        # What comes into view has nothing behind it.
-        count = cv2.remap(past.count + 1, places, None, cv2.INTER_LINEAR)
         moved = cv2.resize(warped, half, interpolation=cv2.INTER_AREA)
         change = _exposure_change(small, moved)
         if abs(change) > _STEADY:
             warped, moved = _exposed(warped, change), _exposed(moved, change)
-        match = cv2.resize(_match(small, moved), (width, height), interpolation=cv2.INTER_LINEAR)
-        count = cv2.min(count, MOST) * match
+        self._count = cv2.min(count, MOST) * _match(small, moved)
+        count = cv2.resize(self._count, (width, height), interpolation=cv2.INTER_LINEAR)
         share = count / (count + 1)
         self._past = Fused(cv2.blendLinear(warped, now, share, 1 - share), count)
         return self._past
 
-    def _places(self, flow: np.ndarray, width: int, height: int) -> np.ndarray:
+    def _places(self, flow: np.ndarray) -> np.ndarray:
         """Where each pixel was in the frame before, (H, W, 2) float32."""
-        if self._grid.shape[:2] != (height, width):
+        height, width = flow.shape[:2]
+        if (height, width) not in self._grids:
             x, y = np.meshgrid(np.arange(width), np.arange(height))
-            self._grid = np.dstack([x, y]).astype(np.float32)
-        scale = np.array([width / flow.shape[1], height / flow.shape[0]], np.float32)
-        flow = cv2.resize(flow * scale, (width, height), interpolation=cv2.INTER_LINEAR)
-        return cv2.add(flow, self._grid)
+            self._grids[height, width] = np.dstack([x, y]).astype(np.float32)
+        return cv2.add(flow, self._grids[height, width])
 
 
 def _grey(small: np.ndarray) -> np.ndarray:
