@@ -84,7 +84,7 @@ setup(
             'sample/*',
             'evaluation/templates/*',
         ],
-        'dap_led_training': ['configs/*.yaml', 'configs/*/*.yaml', '*.txt'],
+        'dap_led_training': ['recipes/*/*.yaml', 'recipes/*/*/*.yaml', 'data/*.txt'],
     },
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{package_name}']),

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip('torchmetrics', reason="no torch: pip install 'dap_led_ros[train]'")
 
 from dap_led_ros.inference import Enhancer
-from dap_led_training import chart
+from dap_led_training.measure import chart
 
 
 @pytest.fixture(scope='module')

@@ -25,12 +25,12 @@ from dap_led_ros.models.illumination import DARKEST, PRESETS, Illumination
 from dap_led_ros.priors import PriorConfig
 from dap_led_ros.priors.clip import PROMPT_PAIRS
 from dap_led_training import configuration, loop, losses
-from dap_led_training import train as paired
 from dap_led_training.data.batches import Stage
 from dap_led_training.data.config import DataConfig
 from dap_led_training.data.unpaired import UnpairedConfig
-from dap_led_training.degradation.night_blur import degrade
-from dap_led_training.train_clip_lit import (
+from dap_led_training.night.night_blur import degrade
+from dap_led_training.trainers import paired
+from dap_led_training.trainers.clip_lit import (
     ClipLitConfig,
     IlluminationRecipe,
     Part,
@@ -47,7 +47,7 @@ if ROS:
 
     __all__ = ['graph']
 
-TINY = Path(losses.__file__).parent / 'configs' / 'clip_lit_tiny.yaml'
+TINY = configuration.RECIPES / 'tiny' / 'clip_lit.yaml'
 
 
 @pytest.fixture(scope='module')
@@ -368,7 +368,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_weights_kept(config, tmp_
         calls.append(None)
         return identity(*given) * (float('nan') if len(calls) > 7 else 1)
 
-    monkeypatch.setattr('dap_led_training.train_clip_lit.identity', breaks)
+    monkeypatch.setattr('dap_led_training.trainers.clip_lit.identity', breaks)
     every = dataclasses.replace(config.loop, checkpoint_every=2)
     quick = dataclasses.replace(config, fixed='joint', loop=every)
     with pytest.raises(FloatingPointError, match=r'the loss is nan at step 3'):

@@ -28,10 +28,14 @@ from dap_led_ros.models.injection import ContentAttention, DegradationPrompts, m
 from dap_led_ros.models.nafnet import NafBlock, Nafnet
 from dap_led_ros.priors import PriorConfig
 from dap_led_ros.priors.controller import Controller
-from dap_led_training import configuration, loop, metrics, train, train_clip, train_da_clip
+from dap_led_training import configuration, loop
 from dap_led_training.data.config import DataConfig
-from dap_led_training.labelled_frames import Mixture
-from dap_led_training.train_da_clip import DaClipConfig
+from dap_led_training.data.labelled_frames import Mixture
+from dap_led_training.measure import metrics
+from dap_led_training.trainers import clip as train_clip
+from dap_led_training.trainers import da_clip as train_da_clip
+from dap_led_training.trainers import paired as train
+from dap_led_training.trainers.da_clip import DaClipConfig
 
 ROS = importlib.util.find_spec('rclpy') is not None
 if ROS:
@@ -39,7 +43,7 @@ if ROS:
 
     __all__ = ['graph']
 
-CONFIGS = Path(train.__file__).parent / 'configs'
+RECIPES = configuration.RECIPES
 
 
 @pytest.fixture(scope='module')
@@ -68,7 +72,7 @@ def clip(tmp_path_factory) -> PriorConfig:
 
 @pytest.fixture(scope='module')
 def tiny(folder, clip) -> DaClipConfig:
-    config = configuration.load(CONFIGS / 'da_clip_tiny.yaml', DaClipConfig)
+    config = configuration.load(RECIPES / 'tiny' / 'da_clip_1_controller.yaml', DaClipConfig)
     return dataclasses.replace(config, photographs=[folder], prior=clip)
 
 
@@ -89,7 +93,7 @@ def controlled(clip, trained) -> PriorConfig:
 @pytest.fixture(scope='module')
 def restored(folder, controlled, tmp_path_factory) -> Path:
     """Weights of the tiny NAFNet with that controller."""
-    config = configuration.load(CONFIGS / 'da_clip_nafnet_tiny.yaml', train.TrainConfig)
+    config = configuration.load(RECIPES / 'tiny' / 'da_clip_2_nafnet.yaml', train.TrainConfig)
     config = dataclasses.replace(config, data=DataConfig(photographs=[folder]), prior=controlled)
     return train.train(config, tmp_path_factory.mktemp('nafnet'))
 
@@ -171,23 +175,23 @@ def test_types_are_what_was_done_to_the_frame(folder, tiny, trained):
 
 
 def test_the_table_counts_what_is_right(folder, clip, tiny, trained):
-    """Both rows over all held-out frames; the frozen one is what evaluate_prior prints."""
-    from dap_led_training import evaluate_prior
+    """Both rows over all held-out frames; the frozen one is what `measure prior` prints."""
+    from dap_led_training.measure import prior as measure_prior
 
     text = train_da_clip.evaluate(tiny, trained)
     rows = {line[:12].strip(): line[12:].split() for line in text.splitlines()[1:]}
     assert rows[''] == ['all', 'clean', 'dark', 'blurry', 'both', 'content', 'itself']
     paths = train_da_clip.find_photographs([folder], validation=True)
-    frames = evaluate_prior.LabelledFrames(trained / 'validation', paths)
-    expected = evaluate_prior.zero_shot(clip, frames)
+    frames = measure_prior.LabelledFrames(trained / 'validation', paths)
+    expected = measure_prior.zero_shot(clip, frames)
     assert float(rows['frozen CLIP'][0]) == pytest.approx(expected['accuracy'], abs=1e-3)
     # Content: of degraded frames alone, among the sharp views of all; a clean one finds itself.
-    prior, classes = build_prior(clip), [evaluate_prior.class_of(one) for one in frames.labels]
+    prior, classes = build_prior(clip), [measure_prior.class_of(one) for one in frames.labels]
     known = [index for index, name in enumerate(classes) if name]
     degraded = [place for place, index in enumerate(known) if classes[index] != 'clean']
     assert 0 < len(degraded) < len(known)
     embedded = [
-        functional.normalize(torch.cat([prior.embed(evaluate_prior.to_tensor(f)) for f in of]))
+        functional.normalize(torch.cat([prior.embed(measure_prior.to_tensor(f)) for f in of]))
         for of in ([frames.frames[known[i]] for i in degraded], map(frames.sharp, known))
     ]
     own = (embedded[0] @ embedded[1].T).argmax(1) == torch.tensor(degraded)
@@ -306,7 +310,9 @@ def test_a_checkpoint_is_whole_without_the_controllers_file(
     moved = tmp_path / 'controller.safetensors'
     shutil.copy(controlled.controller, moved)
     prior = dataclasses.replace(controlled, controller=str(moved))
-    config = configuration.load(CONFIGS / 'da_clip_small.yaml', train.TrainConfig)
+    config = configuration.load(
+        RECIPES / 'companions' / 'da_clip' / '2_dap_led_small.yaml', train.TrainConfig
+    )
     config = dataclasses.replace(config, network='dap-led-tiny', prior=prior)
     torch.manual_seed(0)
     made = train.EnhanceRecipe(config)
@@ -420,7 +426,7 @@ def test_a_file_that_is_no_controller_is_explained(restored, controlled, tmp_pat
     def of(path: Path | str) -> PriorConfig:
         return dataclasses.replace(controlled, controller=str(path))
 
-    with pytest.raises(FileNotFoundError, match=r'give the weights.*train_da_clip wrote'):
+    with pytest.raises(FileNotFoundError, match=r'give the weights.*kind da_clip wrote'):
         build_prior(of(''))
     with pytest.raises(ValueError, match='holds no controller'):
         build_prior(of(restored))

@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from dap_led_ros.models import dap_led
 from dap_led_ros.models.dap_led import ClipEnhancedBlock, DapLed, DapLedConfig
-from dap_led_training import cost
-from dap_led_training.shortcuts import Peak
+from dap_led_training.measure import cost
+from dap_led_training.measure.speedups import Peak
 
 TINY = dap_led.PRESETS['dap-led-tiny']
 

@@ -15,14 +15,15 @@ torch = pytest.importorskip('torch', reason="no torch: pip install 'dap_led_ros[
 
 from dap_led_ros import sample
 from dap_led_ros.photometry import linear_to_srgb, srgb_to_linear, to_uint8
-from dap_led_training import configuration, synthesize
+from dap_led_training import configuration
 from dap_led_training.data import pairs
 from dap_led_training.data.batches import Batches, Stage
 from dap_led_training.data.config import DataConfig, source
 from dap_led_training.data.pairs import PairedFrames, clip_names, folders, lol_blur, unpaired
 from dap_led_training.data.photographs import NightBlurPairs, find_photographs, random_crop
-from dap_led_training.degradation import night_blur
-from dap_led_training.degradation.night_blur import NightBlurConfig, degrade, margin
+from dap_led_training.make import lol_blur as make_lol_blur
+from dap_led_training.night import night_blur
+from dap_led_training.night.night_blur import NightBlurConfig, degrade, margin
 
 PHOTOGRAPH = cv2.imread(str(Path(sample.__file__).parent / 'garage.jpg'))
 REAL_LOL_BLUR = ('0000_0082.png', '0031_0043.png', '0031_0044.png', '0031_0060.png')
@@ -589,7 +590,7 @@ def test_the_source_says_what_it_is(tmp_path, photographs, capsys):
 def written(photographs, tmp_path_factory) -> Path:
     """A small set: two videos of six frames, larger than the photographs allow."""
     out = tmp_path_factory.mktemp('synthesized')
-    synthesize.synthesize(photographs[:2], out, 'train', size=(400, 240), frames=6)
+    make_lol_blur.synthesize(photographs[:2], out, 'train', size=(400, 240), frames=6)
     return out
 
 
@@ -624,14 +625,14 @@ def test_the_halves_of_a_video_differ_in_darkness_and_frames_hardly(written):
 
 def test_the_parameters_are_what_was_drawn(photographs, tmp_path, monkeypatch):
     drawn = []
-    scene, take = synthesize.night_scene, synthesize.take
+    scene, take = make_lol_blur.night_scene, make_lol_blur.take
     monkeypatch.setattr(
-        synthesize, 'night_scene', lambda *a: drawn.append(('scene', scene(*a))) or drawn[-1][1]
+        make_lol_blur, 'night_scene', lambda *a: drawn.append(('scene', scene(*a))) or drawn[-1][1]
     )
     monkeypatch.setattr(
-        synthesize, 'take', lambda *a: drawn.append(('frame', take(*a))) or drawn[-1][1]
+        make_lol_blur, 'take', lambda *a: drawn.append(('frame', take(*a))) or drawn[-1][1]
     )
-    synthesize.synthesize(photographs[:1], tmp_path, 'test', size=(96, 64), frames=4)
+    make_lol_blur.synthesize(photographs[:1], tmp_path, 'test', size=(96, 64), frames=4)
     assert [name for name, _ in drawn] == ['scene', 'frame', 'frame'] * 2
     numbers, lengths = iter((0, 1, 4, 5)), set()
     for name, result in drawn:
@@ -675,8 +676,8 @@ def test_the_parameters_describe_the_pictures(photographs, tmp_path, monkeypatch
         display_noise=1.0,
         display_noise_sigma=(2.0, 6.0),
     )
-    monkeypatch.setattr(synthesize, 'CONFIG', config)
-    synthesize.synthesize(photographs[:1], tmp_path, 'train', size=(200, 150), frames=4)
+    monkeypatch.setattr(make_lol_blur, 'LOL_BLUR', config)
+    make_lol_blur.synthesize(photographs[:1], tmp_path, 'train', size=(200, 150), frames=4)
     described = set()
     for path in sorted((tmp_path / 'train' / 'parameters').rglob('*.json')):
         parameters = json.loads(path.read_text())
@@ -703,7 +704,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_synthesis_goes_on_where_it_stopped(photographs, tmp_path, monkeypatch):
     arguments = {'size': (64, 48), 'frames': 4, 'seed': 9}
-    synthesize.synthesize(photographs[:2], tmp_path / 'whole', 'train', **arguments)
+    make_lol_blur.synthesize(photographs[:2], tmp_path / 'whole', 'train', **arguments)
     whole = contents(tmp_path / 'whole')
     assert len(whole) == 2 * 4 * 5
 
@@ -717,20 +718,20 @@ def test_synthesis_goes_on_where_it_stopped(photographs, tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, 'replace', interrupted)
     with pytest.raises(KeyboardInterrupt):
-        synthesize.synthesize(photographs[:2], tmp_path / 'part', 'train', **arguments)
+        make_lol_blur.synthesize(photographs[:2], tmp_path / 'part', 'train', **arguments)
     there = {n: c for n, c in contents(tmp_path / 'part').items() if not n.endswith('.part')}
     assert len(there) == 12
     assert there.items() <= whole.items()
     kept = (tmp_path / 'part' / 'train' / 'low_blur' / '0000' / '0000.png').stat().st_mtime_ns
-    synthesize.synthesize(photographs[:2], tmp_path / 'part', 'train', **arguments)
+    make_lol_blur.synthesize(photographs[:2], tmp_path / 'part', 'train', **arguments)
     assert contents(tmp_path / 'part') == whole
     again = (tmp_path / 'part' / 'train' / 'low_blur' / '0000' / '0000.png').stat().st_mtime_ns
     assert again == kept
 
     written = len(calls)
-    synthesize.synthesize(photographs[:2], tmp_path / 'part', 'train', **arguments)
+    make_lol_blur.synthesize(photographs[:2], tmp_path / 'part', 'train', **arguments)
     assert len(calls) == written
-    synthesize.synthesize(photographs[:2], tmp_path / 'part', 'train', count=3, **arguments)
+    make_lol_blur.synthesize(photographs[:2], tmp_path / 'part', 'train', count=3, **arguments)
     more = contents(tmp_path / 'part')
     assert whole.items() <= more.items()
     assert len(more) == 3 * 4 * 5
@@ -750,11 +751,11 @@ def test_synthesis_goes_on_where_it_stopped(photographs, tmp_path, monkeypatch):
 )
 def test_two_sets_are_not_mixed(photographs, tmp_path, changed, said):
     arguments = {'size': (64, 48), 'frames': 4, 'seed': 1}
-    synthesize.synthesize(photographs[:1], tmp_path, 'train', **arguments)
+    make_lol_blur.synthesize(photographs[:1], tmp_path, 'train', **arguments)
     changed = dict(changed)
     other = [photographs[changed.pop('photographs', 0)]]
     with pytest.raises(ValueError, match=said):
-        synthesize.synthesize(other, tmp_path, 'train', **(arguments | changed))
+        make_lol_blur.synthesize(other, tmp_path, 'train', **(arguments | changed))
 
 
 def test_the_splits_share_no_photograph(photographs, tmp_path, capsys):
@@ -762,7 +763,7 @@ def test_the_splits_share_no_photograph(photographs, tmp_path, capsys):
     used = {}
     for split in ('train', 'test'):
         command = ['--photographs', folder, '--out', str(tmp_path), '--split', split]
-        assert synthesize.main([*command, '--size', '64x48', '--frames', '4']) == 0
+        assert make_lol_blur.main([*command, '--size', '64x48', '--frames', '4']) == 0
         parameters = (tmp_path / split / 'parameters').rglob('*.json')
         used[split] = {json.loads(path.read_text())['photograph'] for path in parameters}
         assert len(used[split]) == len(find_photographs([folder], validation=split == 'test'))
@@ -772,19 +773,19 @@ def test_the_splits_share_no_photograph(photographs, tmp_path, capsys):
 
 
 def test_small_photographs_are_scaled_up_and_it_says_so_once(photographs, tmp_path, capsys):
-    synthesize.synthesize(photographs[:2], tmp_path, 'train', size=(400, 100), frames=4)
+    make_lol_blur.synthesize(photographs[:2], tmp_path, 'train', size=(400, 100), frames=4)
     assert capsys.readouterr().out.count('is scaled up') == 1
     assert cv2.imread(str(tmp_path / 'train/low_sharp/0001/0005.png')).shape == (100, 400, 3)
 
 
 def test_the_command_line_explains_what_is_wrong(tmp_path, capsys):
     missing = ['--photographs', str(tmp_path / 'none'), '--out', str(tmp_path)]
-    assert synthesize.main(missing) == 1
+    assert make_lol_blur.main(missing) == 1
     said = capsys.readouterr().err
-    assert said.startswith('dap_led_training.synthesize: no photographs in')
+    assert said.startswith('dap_led_training make lol_blur: no photographs in')
     assert said.count('\n') == 1
     with pytest.raises(SystemExit):
-        synthesize.main(['--photographs', 'a', '--out', 'b', '--size', '1120'])
+        make_lol_blur.main(['--photographs', 'a', '--out', 'b', '--size', '1120'])
     assert 'write WIDTHxHEIGHT, such as 1120x640' in capsys.readouterr().err
 
 
@@ -800,5 +801,5 @@ def test_the_command_line_explains_what_is_wrong(tmp_path, capsys):
 )
 def test_arguments_of_no_use_are_errors(photographs, tmp_path, arguments, said):
     with pytest.raises(ValueError, match=said):
-        synthesize.synthesize(photographs, tmp_path, **arguments)
+        make_lol_blur.synthesize(photographs, tmp_path, **arguments)
     assert not list(tmp_path.iterdir())

@@ -260,7 +260,7 @@ def scenes() -> list[np.ndarray]:
 
 def by_night(frame: np.ndarray) -> np.ndarray:
     """A hundredth of the light, a little shake, and the noise of a sensor."""
-    from dap_led_training.degradation.night_blur import NightBlurConfig, degrade, margin
+    from dap_led_training.night.night_blur import NightBlurConfig, degrade, margin
 
     night = NightBlurConfig(
         daylight=0,

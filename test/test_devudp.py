@@ -20,11 +20,13 @@ from dap_led_ros import sample
 from dap_led_ros.checkpoints import checkpoint
 from dap_led_ros.inference import Enhancer
 from dap_led_ros.models.devudp import PRESETS, Devudp, DevudpConfig
-from dap_led_training import configuration, light, loop, metrics, train_devudp
+from dap_led_training import configuration, loop
 from dap_led_training.data.batches import Stage
 from dap_led_training.data.unpaired import UnpairedConfig
-from dap_led_training.degradation.night_blur import NightBlurConfig
-from dap_led_training.train_devudp import DevudpRecipe, DevudpTraining, train
+from dap_led_training.measure import brightness, metrics
+from dap_led_training.night.night_blur import NightBlurConfig
+from dap_led_training.trainers import devudp as train_devudp
+from dap_led_training.trainers.devudp import DevudpRecipe, DevudpTraining, train
 
 ROS = importlib.util.find_spec('rclpy') is not None
 if ROS:
@@ -32,7 +34,7 @@ if ROS:
 
     __all__ = ['graph']
 
-CONFIGS = Path(train_devudp.__file__).parent / 'configs'
+RECIPES = configuration.RECIPES
 
 
 @pytest.fixture(scope='module')
@@ -157,10 +159,10 @@ def test_presets_have_the_sizes_that_the_page_says():
 
 @pytest.fixture(scope='module')
 def trained(pieces, tmp_path_factory) -> Path:
-    """What configs/devudp_tiny.yaml makes of the pieces."""
+    """What recipes/tiny/devudp.yaml makes of the pieces."""
     folder = tmp_path_factory.mktemp('devudp')
     photographs = write(folder / 'photographs', pieces)
-    arguments = [str(CONFIGS / 'devudp_tiny.yaml'), '--out', str(folder / 'run')]
+    arguments = [str(RECIPES / 'tiny' / 'devudp.yaml'), '--out', str(folder / 'run')]
     train_devudp.main([*arguments, '--photographs', photographs])
     return folder / 'run' / loop.WEIGHTS
 
@@ -211,13 +213,13 @@ def test_the_export_runs_in_the_node(exported, graph, start_node, night):
 
 
 def test_the_sets_of_light_are_what_they_are_called(pieces):
-    sets = light.light_sets([piece[..., ::-1] for piece in pieces[7:9]])
+    sets = brightness.light_sets([piece[..., ::-1] for piece in pieces[7:9]])
     for index, (day, _) in enumerate(sets['day']):
-        brightness = {name: pairs[index][0].mean() for name, pairs in sets.items()}
-        assert brightness['blur by day'] == pytest.approx(day.mean(), abs=4)
+        means = {name: pairs[index][0].mean() for name, pairs in sets.items()}
+        assert means['blur by day'] == pytest.approx(day.mean(), abs=4)
         assert not np.array_equal(sets['blur by day'][index][0], day)
         for name in ('dark', 'dark, blur', 'dark, blur, noise'):
-            assert brightness[name] < 0.6 * day.mean()
+            assert means[name] < 0.6 * day.mean()
             assert metrics.psnr(sets[name][index][1], day) > 20  # lamps apart
         sharpness = [cv2.Laplacian(sets[n][index][0], cv2.CV_64F).std() for n in sets]
         assert sharpness[1] < sharpness[0] and sharpness[3] < sharpness[2]
@@ -241,8 +243,8 @@ def test_sets_that_are_none_are_refused(sets, tmp_path, pieces):
         recipe(sets, night_blur=NightBlurConfig())
     with pytest.raises(ValueError, match=r"no network 'nano': use one of devudp"):
         recipe(sets, network='nano')
-    for name in ('devudp', 'devudp_distortion', 'devudp_tiny'):
-        configuration.load(CONFIGS / f'{name}.yaml', DevudpTraining)
+    for path in RECIPES.rglob('devudp*.yaml'):
+        configuration.load(path, DevudpTraining)
 
 
 def test_a_picture_that_breaks_during_the_training_is_left_out(sets, tmp_path, monkeypatch):

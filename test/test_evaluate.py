@@ -22,11 +22,12 @@ from conftest import cut
 
 from dap_led_ros.inference import weights
 from dap_led_ros.priors import PriorConfig
-from dap_led_training import ablation, evaluate, methods, metrics, night_sets, tables
 from dap_led_training.data.batches import Stage
 from dap_led_training.data.config import DataConfig
 from dap_led_training.data.pairs import FramePair
-from dap_led_training.train import LossWeights, TrainConfig
+from dap_led_training.measure import ablation, methods, metrics, night_sets, tables
+from dap_led_training.measure import frames as measure_frames
+from dap_led_training.trainers.paired import LossWeights, TrainConfig
 
 VIDEOS = {'0012': 10, '0017': 20, '0256': 40}  # the degraded frames are so much darker
 HEIGHT, WIDTH = 32, 48
@@ -71,7 +72,7 @@ def photographs(tmp_path_factory) -> str:
 @pytest.fixture
 def small(monkeypatch):
     """Night sets of 160x120."""
-    for module in (evaluate, night_sets):
+    for module in (measure_frames, night_sets):
         monkeypatch.setattr(module, 'SIZE', (160, 120))
 
 
@@ -83,9 +84,9 @@ def psnr_of_a_shift(by: float) -> float:
 
 
 def test_figures_and_intervals_of_lol_blur_by_hand(lol_blur):
-    pairs = evaluate.lol_blur_test(lol_blur, 'low_blur_noise')
+    pairs = measure_frames.lol_blur_test(lol_blur, 'low_blur_noise')
     methods = {'input': lambda frame: frame, 'ten more': lambda frame: frame + np.uint8(10)}
-    report = evaluate.evaluate_pairs(methods, pairs)
+    report = measure_frames.evaluate_pairs(methods, pairs)
     assert (report['frames'], report['videos']) == (12, 3)  # 12 frames of 6 clips of 3 videos
     figures = report['methods']['input']['psnr']
     by_hand = [psnr_of_a_shift(darker) for darker in VIDEOS.values()]  # 28.13, 22.11, 16.09
@@ -97,8 +98,10 @@ def test_figures_and_intervals_of_lol_blur_by_hand(lol_blur):
     assert better['0012'] == metrics.PSNR_CAP
     assert better['0256'] == pytest.approx(psnr_of_a_shift(30))
     pair = pairs[0]
-    expected = metrics.ssim_y(*(evaluate.read_rgb(path) for path in (pair.degraded, pair.target)))
-    first = evaluate.evaluate_pairs({'input': methods['input']}, [pair])
+    expected = metrics.ssim_y(
+        *(measure_frames.read_rgb(path) for path in (pair.degraded, pair.target))
+    )
+    first = measure_frames.evaluate_pairs({'input': methods['input']}, [pair])
     assert first['methods']['input']['ssim_y']['mean'] == pytest.approx(expected)
     assert first['methods']['input']['ssim_y']['interval'] is None
 
@@ -110,10 +113,10 @@ def test_the_command_prints_the_protocol_and_what_it_writes(lol_blur, tmp_path):
     folders = [str(lol_blur / 'test' / v) for v in ('low_blur', 'high_sharp_scaled')]
     code = (
         'import sys\n'
-        'from dap_led_training import evaluate\n'
+        'from dap_led_training.measure import frames as measure_frames\n'
         "assert not {'pyiqa', 'lpips'} & set(sys.modules)\n"
         "sys.modules['pyiqa'] = None\n"
-        'evaluate.main(sys.argv[1:])\n'
+        'measure_frames.main(sys.argv[1:])\n'
     )
     arguments = ['nano', '--lol-blur', str(lol_blur), '--pairs', *folders]
     done = subprocess.run(
@@ -160,7 +163,7 @@ def test_frames_without_targets_are_grouped_by_the_name_of_their_video(tmp_path,
     mean = metrics.Metric('mean', lambda frame: float(frame.mean()), 1, 'of all values')
     monkeypatch.setattr(metrics, 'without_reference', lambda: ({'mean': mean}, []))
     paths = [tmp_path / name for name in names]
-    report = evaluate.evaluate_unpaired({'input': lambda frame: frame}, paths)
+    report = measure_frames.evaluate_unpaired({'input': lambda frame: frame}, paths)
     figures = report['methods']['input']['mean']
     assert figures['mean'] == 20
     assert figures['groups'] == {
@@ -168,7 +171,7 @@ def test_frames_without_targets_are_grouped_by_the_name_of_their_video(tmp_path,
         f'{tmp_path}/075': 20,
         f'{tmp_path}/a': 35,
     }
-    assert '20.0 ±' in evaluate.table({'data': 'frames', **report})
+    assert '20.0 ±' in measure_frames.table({'data': 'frames', **report})
 
 
 def test_a_damaged_or_mismatched_pair_is_explained(tmp_path):
@@ -179,22 +182,25 @@ def test_a_damaged_or_mismatched_pair_is_explained(tmp_path):
     methods = {'input': lambda frame: frame}
     mismatched = FramePair(tmp_path / 'a.png', tmp_path / 'b.png', 'v')
     with pytest.raises(ValueError, match=r'a\.png is 30x20 and .*b\.png is 24x20'):
-        evaluate.evaluate_pairs(methods, [mismatched])
+        measure_frames.evaluate_pairs(methods, [mismatched])
     damaged = FramePair(tmp_path / 'c.png', tmp_path / 'a.png', 'v')
     with pytest.raises(ValueError, match=r'c\.png cannot be read as a picture'):
-        evaluate.evaluate_pairs(methods, [damaged])
+        measure_frames.evaluate_pairs(methods, [damaged])
 
 
 @pytest.mark.parametrize(
     ('arguments', 'said'),
     [
         (['--variant', 'low_blur'], '--variant needs --lol-blur'),
-        (['--ablation', 'c.yaml', '--out', 'runs'], 'python -m dap_led_training.ablation CONFIG'),
+        (
+            ['--ablation', 'c.yaml', '--out', 'runs'],
+            'python -m dap_led_training measure ablation RECIPE',
+        ),
     ],
 )
 def test_arguments_that_contradict_one_another_are_refused(arguments, said, capsys):
     with pytest.raises(SystemExit):
-        evaluate.main(arguments)
+        measure_frames.main(arguments)
     assert said in capsys.readouterr().err
 
 
@@ -204,14 +210,14 @@ def test_arguments_that_contradict_one_another_are_refused(arguments, said, caps
 def test_the_night_sets_are_printed_under_their_protocol(
     photographs, small, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(evaluate, 'SIZES', ((16, 16), (17, 31), (333, 241)))
+    monkeypatch.setattr(measure_frames, 'SIZES', ((16, 16), (17, 31), (333, 241)))
     out = tmp_path / 'figures.json'
-    evaluate.main(['nano', '--photographs', photographs, '--json', str(out)])
+    measure_frames.main(['nano', '--photographs', photographs, '--json', str(out)])
     printed, report = capsys.readouterr().out, json.loads(out.read_text())
     assert list(report) == ['versions', 'night']
     night = report['night']
     assert night['photographs'] == 2
-    for line in (*evaluate.NIGHT_PROTOCOL, 'nano: sizes 16x16, 17x31, 333x241 kept'):
+    for line in (*measure_frames.NIGHT_PROTOCOL, 'nano: sizes 16x16, 17x31, 333x241 kept'):
         assert line in printed
     assert '2 validation photographs, 160x120; PSNR / SSIM / aligned PSNR' in printed
     for name in ('input', 'auto', 'CLAHE + gamma', 'nano'):
@@ -315,9 +321,9 @@ def test_an_ablation_goes_on_where_it_was_interrupted(lol_blur, tmp_path, monkey
     assert (out / 'ablation.md').read_text() in printed
     assert json.loads((out / 'ablation.json').read_text()) == report
 
-    pairs = evaluate.lol_blur_test(lol_blur, 'low_blur_noise')
+    pairs = measure_frames.lol_blur_test(lol_blur, 'low_blur_noise')
     trained = str(weights.find('nano'))
-    nano = evaluate.evaluate_pairs(methods.load_methods([trained]), pairs)['methods']
+    nano = measure_frames.evaluate_pairs(methods.load_methods([trained]), pairs)['methods']
     assert [row['name'] for row in report['rows']] == [
         *('blur', 'low_light', 'joint', 'rec', 'rec+identity', 'rec+identity+clip'),
         *('clip', 'handcrafted', 'none'),
@@ -325,7 +331,7 @@ def test_an_ablation_goes_on_where_it_was_interrupted(lol_blur, tmp_path, monkey
     for row in report['rows']:
         figures = {key: nano[trained][key] for key in ablation.METRICS}
         assert row['figures'] == {'test': figures}
-        cells = [evaluate.cell(figures[k], 2 if k == 'psnr' else 3) for k in figures]
+        cells = [measure_frames.cell(figures[k], 2 if k == 'psnr' else 3) for k in figures]
         line = ' +[|] '.join(map(re.escape, ['| test', row['name'], *cells]))
         assert re.search(f'^{line} +[|]$', printed, re.MULTILINE)
     assert '10 steps each, everything else as in the recipe; LOL-Blur test' in printed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -29,21 +28,17 @@ from dap_led_ros.models.exposure import Exposure, ToneCurve
 from dap_led_ros.models.exposure_first import PRESETS, ExposureFirst
 from dap_led_ros.photometry import linear_to_srgb, srgb_to_linear
 from dap_led_ros.priors import PriorConfig
-from dap_led_training import (
-    configuration,
-    equalize,
-    judge_photographs,
-    loop,
-    train_exposure_first,
-)
-from dap_led_training.data import crops
+from dap_led_training import configuration, loop
+from dap_led_training.data import crops, judge_photographs
 from dap_led_training.data.batches import Stage
-from dap_led_training.degradation.night_batches import MARGIN, Drawn, NightConfig, degrade, draw
-from dap_led_training.train import TrainConfig, shipped_exposure
-from dap_led_training.train import train as train_network
-from dap_led_training.train_exposure_first import ExposureFirstRecipe, tone_pair, train
+from dap_led_training.make import equalized
+from dap_led_training.night.night_batches import MARGIN, Drawn, NightConfig, degrade, draw
+from dap_led_training.trainers import exposure_first as train_exposure_first
+from dap_led_training.trainers.exposure_first import ExposureFirstRecipe, tone_pair, train
+from dap_led_training.trainers.paired import TrainConfig, shipped_exposure
+from dap_led_training.trainers.paired import train as train_network
 
-NANO = Path(train_exposure_first.__file__).parent / 'configs' / 'nano'
+NANO = configuration.RECIPES / 'nano'
 
 
 def random_tiny() -> ExposureFirst:
@@ -450,10 +445,10 @@ def test_equalized_weights_are_the_same_function_with_even_channels():
         network.encoder8[0].conv2.weight[:2] *= 30  # two channels far larger than the others
     frames = [torch.rand(2, 3, 64, 64) * 0.2]
     readers = {'8': (network.up4, network.down16)}
-    uneven = equalize._ranges(network, frames, readers)['8']
+    uneven = equalized._ranges(network, frames, readers)['8']
     with torch.no_grad():
         before = network(frames[0])
-        equalize.equalize(network, frames)
+        equalized.equalize(network, frames)
         torch.testing.assert_close(network(frames[0]), before, rtol=0, atol=1e-4)
-    even = equalize._ranges(network, frames, readers)['8']
+    even = equalized._ranges(network, frames, readers)['8']
     assert float(even.max() / even.median()) < 0.5 * float(uneven.max() / uneven.median())

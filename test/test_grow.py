@@ -7,7 +7,7 @@ import pytest
 torch = pytest.importorskip('torch', reason="no torch: pip install 'dap_led_ros[train]'")
 
 from dap_led_ros.models.nano import PRESETS, Nano, NanoConfig
-from dap_led_training.grow import grow
+from dap_led_training.trainers.grow import grow
 
 LARGER = NanoConfig((16, 16, 24), (2, 1, 2), (2, 1), detail_blocks=2, gate_width=8)
 

@@ -12,8 +12,10 @@ pytest.importorskip('torch', reason="no torch: pip install 'dap_led_ros[train]'"
 from conftest import cut, imported_by
 
 from dap_led_ros.photometry import linear_to_srgb, srgb_to_linear, to_uint8
-from dap_led_training import evaluate, judge, judge_generator, judge_photographs, metrics
-from dap_led_training.methods import auto
+from dap_led_training.data import judge_photographs
+from dap_led_training.measure import frames as measure_frames
+from dap_led_training.measure import judge, judge_generator, metrics
+from dap_led_training.measure.methods import auto
 
 GENERATOR = Path(judge_generator.__file__)
 
@@ -91,11 +93,11 @@ def test_the_command_prints_baselines_beside_a_model(tmp_path, sharp, monkeypatc
         ''.join(f'{judge_photographs.digest(p)}  x/{p.name}\n' for p in sorted(folder.iterdir()))
     )
     monkeypatch.setattr(judge_photographs, 'LIST', listed)
-    recipe = tmp_path / 'recipe.yaml'
-    recipe.write_text(f'network: nano\ndata: {{photographs: [{folder}]}}\nstages: []\n')
-    monkeypatch.setattr(evaluate, 'RECIPE', recipe)
+    monkeypatch.setattr(measure_frames, 'FOLDERS', [str(folder)])
     out = tmp_path / 'figures.json'
-    evaluate.main(['nano', '--sets', 'only dark, linear', 'little noise', '--json', str(out)])
+    measure_frames.main(
+        ['nano', '--sets', 'only dark, linear', 'little noise', '--json', str(out)]
+    )
     printed = capsys.readouterr().out
     assert judge.version() in printed and '2 photographs, 640x480' in printed
     for name in ('input', 'auto', 'relit', 'CLAHE + gamma', 'nano', 'clean, blur left in'):

@@ -11,14 +11,10 @@ pytest.importorskip('torch', reason="no torch: pip install 'dap_led_ros[train]'"
 
 from conftest import cut, imported_by
 
-from dap_led_training import (
-    evaluate_clips,
-    judge_clips,
-    judge_clips_generator,
-    judge_photographs,
-    metrics,
-)
-from dap_led_training.judge_clips_generator import AFTER, EVENT, FRAMES, Clip
+from dap_led_training.data import judge_photographs
+from dap_led_training.measure import clips as measure_clips
+from dap_led_training.measure import judge_clips, judge_clips_generator, metrics
+from dap_led_training.measure.judge_clips_generator import AFTER, EVENT, FRAMES, Clip
 
 GENERATOR = Path(judge_clips_generator.__file__)
 
@@ -106,7 +102,7 @@ def test_the_command_prints_every_row(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(judge_photographs, 'LIST', listed)
     out = tmp_path / 'figures.json'
     arguments = ['--photographs', str(folder), '--regimes', 'tripod', '--count', '1']
-    evaluate_clips.main([*arguments, '--json', str(out)])
+    measure_clips.main([*arguments, '--json', str(out)])
     printed = capsys.readouterr().out
     assert judge_clips.version() in printed and out.is_file()
     for name in ('input', 'relit', 'classical fusion', 'single frame', 'stream'):

@@ -13,7 +13,7 @@ pytest.importorskip('torchmetrics')
 
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
-from dap_led_training import metrics
+from dap_led_training.measure import metrics
 
 
 def flat(*colour: int, height: int = 16, width: int = 20) -> np.ndarray:

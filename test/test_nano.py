@@ -12,7 +12,7 @@ from dap_led_ros.export import onnx_export
 from dap_led_ros.inference import Enhancer, weights
 from dap_led_ros.inference.backends import onnx as onnx_backend
 from dap_led_ros.models.nano import PRESETS, Nano
-from dap_led_training import metrics
+from dap_led_training.measure import metrics
 
 
 def random_tiny() -> Nano:

@@ -23,8 +23,8 @@ from dap_led_ros.checkpoints.priors import build_prior
 from dap_led_ros.inference import Enhancer, scorer, weights
 from dap_led_ros.priors import NAMES, PriorConfig
 from dap_led_ros.priors.clip import PROMPT_PAIRS, ClipPrior
-from dap_led_training.degradation.night_blur import NightBlurConfig, degrade, margin
-from dap_led_training.evaluate_prior import halves
+from dap_led_training.measure.prior import halves
+from dap_led_training.night.night_blur import NightBlurConfig, degrade, margin
 
 JOINT, LOW_LIGHT, BLUR = range(3)
 PRIORS = {

@@ -25,11 +25,11 @@ from dap_led_ros.models.nano import PRESETS as NANO
 from dap_led_ros.models.nano import Nano
 from dap_led_ros.models.refiner import PRESETS, Refiner, RefinerConfig, convolve_each_place
 from dap_led_ros.priors import PriorConfig
-from dap_led_training import configuration, loop, losses, train_refiner
+from dap_led_training import configuration, loop, losses
 from dap_led_training.data.batches import Batches
 from dap_led_training.data.config import DataConfig, source
-from dap_led_training.tone_curve import tone_curve
-from dap_led_training.train_refiner import BAKED, RefineRecipe, RefinerRecipe, load_base, train
+from dap_led_training.make.tone_curve import tone_curve
+from dap_led_training.trainers.ptg_rm import BAKED, RefineRecipe, RefinerRecipe, load_base, train
 
 try:
     from ros_graph import graph, run_in_the_node
@@ -38,7 +38,7 @@ try:
 except pytest.skip.Exception:  # the test of the node says why
     pass
 
-CONFIGS = Path(train_refiner.__file__).parent / 'configs'
+RECIPES = configuration.RECIPES
 ODD = (37, 51)
 HALVING = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -68,7 +68,7 @@ def with_sizes(model: onnx.ModelProto, sizes: dict[int, int]) -> onnx.ModelProto
 @pytest.fixture(scope='module')
 def recipe(outside, folder) -> RefinerRecipe:
     """The tiny recipe, on the outside enhancer."""
-    config = configuration.load(CONFIGS / 'refiner_tiny.yaml', RefinerRecipe)
+    config = configuration.load(RECIPES / 'tiny' / 'ptg_rm.yaml', RefinerRecipe)
     return dataclasses.replace(config, base=outside, data=DataConfig(photographs=[folder]))
 
 
@@ -335,7 +335,7 @@ def test_what_cannot_be_refined_is_explained(recipe, tmp_path):
         load_base(str(tmp_path / 'grey.onnx'))
     with pytest.raises(ValueError, match=r"no network 'nano': use one of refiner"):
         dataclasses.replace(recipe, network='nano')
-    for path in CONFIGS.glob('refiner_*.yaml'):
+    for path in RECIPES.rglob('ptg_rm*.yaml'):
         configuration.load(path, RefinerRecipe)
 
 

@@ -29,12 +29,15 @@ from dap_led_ros.checkpoints import checkpoint, priors
 from dap_led_ros.checkpoints.priors import build_prior
 from dap_led_ros.inference import Enhancer
 from dap_led_ros.priors import PriorConfig
-from dap_led_training import captions, labelled_frames, loop, losses, train_clip, train_distilled
+from dap_led_training import loop, losses
+from dap_led_training.data import captions, labelled_frames
 from dap_led_training.data.batches import Stage
 from dap_led_training.data.config import DataConfig
 from dap_led_training.loop import LoopConfig
 from dap_led_training.losses import LossWeights
-from dap_led_training.train import EnhanceRecipe, TrainConfig, train
+from dap_led_training.trainers import clip as train_clip
+from dap_led_training.trainers import distilled as train_distilled
+from dap_led_training.trainers.paired import EnhanceRecipe, TrainConfig, train
 
 LOOP = LoopConfig(
     learning_rate=1e-3, ema_decay=0.9, workers=0, checkpoint_every=5, precision='32-true'
@@ -56,11 +59,11 @@ def run(config: TrainConfig, out: Path, processes: int = 0) -> subprocess.Popen:
     """Train in processes of their own."""
     out.mkdir(exist_ok=True)
     path = out / 'recipe.yaml'
-    path.write_text(yaml.safe_dump(loop.as_plain(config)))
+    path.write_text(yaml.safe_dump({'kind': 'paired', **loop.as_plain(config)}))
     command = [sys.executable]
     if processes:
         command += ['-m', 'torch.distributed.run', '--standalone', f'--nproc-per-node={processes}']
-    command += ['-m', 'dap_led_training.train', str(path), '--out', str(out)]
+    command += ['-m', 'dap_led_training', 'train', str(path), '--out', str(out)]
     environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''}
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
@@ -122,10 +125,10 @@ def test_a_run_goes_on_with_a_version_that_knows_more_options(folder, tmp_path):
     train(recipe(folder, 5), tmp_path)
     path = tmp_path / 'config.yaml'
     known = yaml.safe_load(path.read_text())
-    del known['only'], known['prior']['dense_mode']
+    del known['train_only'], known['prior']['dense_mode']
     path.write_text(yaml.safe_dump(known))
     train(recipe(folder, 5), tmp_path)
-    assert yaml.safe_load(path.read_text())['only'] == []
+    assert yaml.safe_load(path.read_text())['train_only'] == []
 
 
 def test_options_change_the_preset_and_wrong_ones_are_named(folder):
@@ -253,7 +256,7 @@ def test_a_file_that_is_no_checkpoint_is_explained(tmp_path):
     with pytest.raises(ValueError, match=r'no safetensors file, or damaged'):
         Enhancer.load(str(tmp_path / 'a.safetensors'))
     save_file({'weight': torch.zeros(1)}, tmp_path / 'b.safetensors')
-    with pytest.raises(ValueError, match=r'give a checkpoint that dap_led_training.train wrote'):
+    with pytest.raises(ValueError, match=r'give a checkpoint that dap_led_training train wrote'):
         Enhancer.load(str(tmp_path / 'b.safetensors'))
     named = {'dap_led_ros': '{"network": "DapLed2"}'}
     save_file({'weight': torch.zeros(1)}, tmp_path / 'd.safetensors', metadata=named)
@@ -392,9 +395,8 @@ def test_patch_dropout_remembers_what_it_kept():
     assert dropout.kept is None
 
 
-@pytest.mark.parametrize('module', ['train', 'train_clip_lit', 'train_devudp'])
-def test_what_a_user_can_mend_is_told_in_one_line(module, tmp_path):
-    command = [sys.executable, '-m', f'dap_led_training.{module}', str(tmp_path / 'no.yaml')]
+def test_what_a_user_can_mend_is_told_in_one_line(tmp_path):
+    command = [sys.executable, '-m', 'dap_led_training', 'train', str(tmp_path / 'no.yaml')]
     done = subprocess.run([*command, '--out', str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()

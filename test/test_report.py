@@ -62,7 +62,9 @@ def test_measures_of_frames_whose_values_are_known():
 
 
 def test_ssim_is_that_of_the_training(night):
-    metrics = pytest.importorskip('dap_led_training.metrics', reason='torchmetrics is missing')
+    metrics = pytest.importorskip(
+        'dap_led_training.measure.metrics', reason='torchmetrics is missing'
+    )
     ours = measures.full_reference(*night)
     assert ours['ssim'] == pytest.approx(metrics.ssim_y(*night), abs=0.01)
     assert ours['psnr'] == pytest.approx(metrics.psnr(*night), abs=1e-3)
@@ -267,7 +269,7 @@ def test_more_true_detections_on_a_road_at_night(tmp_path):
     detector = SHARED / 'models' / 'yolov8n_int8.onnx'
     if not videos or not detector.is_file():
         pytest.skip('../shared has no road videos or no detector')
-    from dap_led_training.night_bag import write_night_bag
+    from dap_led_training.make.night_bag import write_night_bag
 
     assert write_night_bag(videos, tmp_path / 'bag', every=6, width=640) > 40
     options = ['--topic', '/camera/image_raw', '--reference', '/camera/reference']

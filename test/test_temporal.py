@@ -228,8 +228,8 @@ def batches(tmp_path_factory):
     from conftest import cut
 
     from dap_led_training.data.batches import Stage
-    from dap_led_training.degradation.night_batches import NightConfig
-    from dap_led_training.degradation.night_clips import ClipConfig
+    from dap_led_training.night.night_batches import NightConfig
+    from dap_led_training.night.night_clips import ClipConfig
 
     folder = cut(tmp_path_factory.mktemp('sharp'), 4, 2, (240, 160))
     photographs = crops.load([str(folder)], validation=False)
@@ -252,8 +252,8 @@ def test_a_clip_is_a_function_of_seed_step_and_index_alone(batches):
 
 
 def test_clips_have_the_past_that_a_stream_would_have(batches):
-    from dap_led_training.degradation.night_batches import Drawn
-    from dap_led_training.train_exposure_first import clips_of, tone_clips
+    from dap_led_training.night.night_batches import Drawn
+    from dap_led_training.trainers.exposure_first import clips_of, tone_clips
 
     given, *drawn = batches[0]
     clips = clips_of(given, Drawn(*drawn))
@@ -275,7 +275,7 @@ def test_time_is_trained_from_weights_for_single_frames(tmp_path, capsys):
     from conftest import cut
 
     from dap_led_training import configuration, loop
-    from dap_led_training.train_exposure_first import ExposureFirstRecipe, train
+    from dap_led_training.trainers.exposure_first import ExposureFirstRecipe, train
 
     folder = cut(tmp_path / 'sharp', 9, 3, (240, 160))
     recipe = {

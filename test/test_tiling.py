@@ -96,19 +96,19 @@ def test_part_of_a_heatmap_is_that_part():
 
 
 def test_memory_is_that_of_the_tensors_alive(model, capsys):
-    from dap_led_training import shortcuts
+    from dap_led_training.measure import speedups
 
     network = torch.nn.Sequential(
         torch.nn.Conv2d(3, 8, 1), torch.nn.ReLU(), torch.nn.Conv2d(8, 1, 1)
     )
     frame = torch.empty(1, 3, 10, 10)
-    with torch.inference_mode(), shortcuts.Peak() as peak:
+    with torch.inference_mode(), speedups.Peak() as peak:
         network(frame)
     assert peak.most == 4 * 100 * (8 + 8)  # before and behind the ReLU
-    shortcuts.main([str(model), '--memory', '640x480'])
+    speedups.main([str(model), '--memory', '640x480'])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith('whole 640x480') and lines[-1].startswith('tiles of 192')
     peaks = [float(line.split()[-2]) for line in lines]
     assert sorted(peaks, reverse=True) == peaks and peaks[0] > 4 * peaks[-1] > 0
     with pytest.raises(ValueError, match='runs on whole frames alone'):
-        list(shortcuts.memory('nano', 640, 480))
+        list(speedups.memory('nano', 640, 480))

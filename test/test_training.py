@@ -14,27 +14,28 @@ import pytest
 torch = pytest.importorskip('torch', reason="no torch: pip install 'dap_led_ros[train]'")
 yaml = pytest.importorskip('yaml')
 
-from dap_led_ros import photometry
+from dap_led_ros import export, photometry
 from dap_led_ros.export import untrained
 from dap_led_ros.inference import Enhancer
-from dap_led_training import configuration, export, losses
+from dap_led_training import configuration, losses
 from dap_led_training.data import photographs
 from dap_led_training.data.batches import Batches, Stage
 from dap_led_training.data.config import DataConfig
 from dap_led_training.data.photographs import NightBlurPairs
-from dap_led_training.degradation import independent, night_blur
-from dap_led_training.degradation.night_blur import NightBlurConfig, degrade, margin
 from dap_led_training.loop import LoopConfig
 from dap_led_training.losses import LossWeights
-from dap_led_training.train import TrainConfig, train
-from dap_led_training.train_clip import ClipConfig
-from dap_led_training.train_clip_lit import ClipLitConfig
-from dap_led_training.train_da_clip import DaClipConfig
-from dap_led_training.train_devudp import DevudpTraining
-from dap_led_training.train_distilled import DistilConfig
-from dap_led_training.train_refiner import RefinerRecipe
+from dap_led_training.night import independent, night_blur
+from dap_led_training.night.night_blur import NightBlurConfig, degrade, margin
+from dap_led_training.trainers.clip import ClipConfig
+from dap_led_training.trainers.clip_lit import ClipLitConfig
+from dap_led_training.trainers.da_clip import DaClipConfig
+from dap_led_training.trainers.devudp import DevudpTraining
+from dap_led_training.trainers.distilled import DistilConfig
+from dap_led_training.trainers.exposure_first import ExposureFirstRecipe
+from dap_led_training.trainers.paired import TrainConfig, train
+from dap_led_training.trainers.ptg_rm import RefinerRecipe
 
-RECIPES = Path(night_blur.__file__).parent.parent / 'configs'
+RECIPES = configuration.RECIPES
 
 
 @pytest.fixture(scope='module')
@@ -93,7 +94,7 @@ def test_lamps_still_clip_after_the_exposure_cut(sharp):
 
 
 def test_a_fifth_of_the_recipes_pairs_have_lamps_that_clip(folder):
-    recipe = configuration.load(RECIPES / 'nano.yaml', TrainConfig)
+    recipe = configuration.load(RECIPES / 'nano_0_1' / '1_night.yaml', TrainConfig)
     paths = photographs.find_photographs([folder], validation=False)
     stage = dataclasses.replace(recipe.stages[0], steps=12)
     batches = Batches(NightBlurPairs(paths, recipe.night_blur), [stage], seed=1)
@@ -197,7 +198,9 @@ def test_the_gate_shall_be_open_where_something_is_degraded():
 def test_an_unknown_network_names_the_known_ones(folder, tmp_path):
     with pytest.raises(ValueError, match='use one of nano, nano-large, nano-tiny, dap-led-paper'):
         dataclasses.replace(recipe(folder, 8), network='nanoo')
-    assert configuration.load(RECIPES / 'paper.yaml', TrainConfig).prior.clip.endswith('quickgelu')
+    assert configuration.load(RECIPES / 'dap_led' / 'paper.yaml', TrainConfig).prior.clip.endswith(
+        'quickgelu'
+    )
 
 
 def test_presets_of_the_first_release_warn_and_mean_today_s(folder):
@@ -217,22 +220,32 @@ def test_contrast_needs_crops_that_hold_its_windows(folder):
 
 
 def test_every_recipe_loads():
-    recipes = sorted(RECIPES.glob('*.yaml'))
+    recipes = sorted(RECIPES.rglob('*.yaml'))
     assert recipes
     kinds = {
-        'degradation_clip_tiny': ClipConfig,
+        'exposure_first': ExposureFirstRecipe,
+        'paired': TrainConfig,
+        'clip': ClipConfig,
         'distilled': DistilConfig,
         'clip_lit': ClipLitConfig,
         'da_clip': DaClipConfig,
-        'da_clip_nafnet': TrainConfig,
-        'da_clip_small': TrainConfig,
         'devudp': DevudpTraining,
-        'refiner': RefinerRecipe,
+        'ptg_rm': RefinerRecipe,
     }
     for recipe in recipes:
-        named = [name for name in kinds if recipe.stem.startswith(name)]
-        kind = kinds[max(named, key=len)] if named else TrainConfig
+        kind = kinds[configuration.kind_of(recipe)]
         assert isinstance(configuration.load(recipe, kind), kind)
+
+
+def test_keys_of_the_first_release_warn_and_mean_today_s(tmp_path):
+    given = tmp_path / 'c.yaml'
+    given.write_text(
+        '{network: nano, data: {photographs: [a]}, stages: [], keep: 0.5, only: [up]}'
+    )
+    with pytest.warns(FutureWarning, match='keep is keep_input now') as said:
+        config = configuration.load(given, TrainConfig)
+    assert 'only is train_only now' in str(said[1].message)
+    assert (config.keep_input, config.train_only) == (0.5, ['up'])
 
 
 @pytest.mark.parametrize(
@@ -341,7 +354,7 @@ def test_fine_tuning_begins_with_the_weights_it_is_given(folder, tmp_path, capsy
 
 def test_only_the_named_parts_learn(folder, tmp_path):
     first = export.load_network(train(recipe(folder, 8), tmp_path / 'first'))
-    config = dataclasses.replace(recipe(folder, 8), only=['gate', 'head'])
+    config = dataclasses.replace(recipe(folder, 8), train_only=['gate', 'head'])
     second = train(config, tmp_path / 'second', initial=tmp_path / 'first/weights.safetensors')
     changed = {
         name.split('.')[0]
@@ -350,7 +363,7 @@ def test_only_the_named_parts_learn(folder, tmp_path):
     }
     assert changed == {'gate', 'head'}
     with pytest.raises(ValueError, match="no parameter of nano-tiny begins with 'haed'"):
-        train(dataclasses.replace(config, only=['gate', 'haed']), tmp_path / 'third')
+        train(dataclasses.replace(config, train_only=['gate', 'haed']), tmp_path / 'third')
 
 
 def test_training_learns(folder, tmp_path):

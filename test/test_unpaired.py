@@ -13,7 +13,7 @@ torch = pytest.importorskip('torch', reason="no torch: pip install 'dap_led_ros[
 from dap_led_training.data.batches import Stage
 from dap_led_training.data.photographs import find_photographs
 from dap_led_training.data.unpaired import UnpairedBatches, UnpairedConfig, sources
-from dap_led_training.degradation.night_blur import NightBlurConfig
+from dap_led_training.night.night_blur import NightBlurConfig
 
 NIGHT = NightBlurConfig(daylight=0.0)
 

@@ -11,23 +11,38 @@ import difflib
 import sys
 import types
 import typing
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
+from dap_led_training import old_recipes
+
+RECIPES = Path(__file__).parent / 'recipes'
+OLD_KEYS = {'keep': 'keep_input', 'only': 'train_only'}
+"""Keys of release 0.1 to today's; the old ones work for one release, with a warning."""
 T = TypeVar('T')
 
 
-def parser(name: str, doc: str) -> argparse.ArgumentParser:
-    """What every recipe's command takes; `name` is the module's, `doc` its page."""
-    made = argparse.ArgumentParser(
-        prog=f'dap_led_training.{name}',
+def parser(words: str, doc: str) -> argparse.ArgumentParser:
+    """The parser of a command, without any arguments.
+
+    :param words: the command's, such as `measure frames`.
+    :param doc: what --help shows as it is.
+    """
+    return argparse.ArgumentParser(
+        prog=f'dap_led_training {words}',
         description=doc,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument('config', type=Path)
+
+
+def recipe_parser(words: str, doc: str) -> argparse.ArgumentParser:
+    """The parser of a command with a recipe, as parser() and with what all of these take."""
+    made = parser(words, doc)
+    made.add_argument('config', type=Path, metavar='RECIPE')
     made.add_argument('--out', type=Path, required=True, help='folder of the run')
     made.add_argument(
         '--photographs',
@@ -40,21 +55,58 @@ def parser(name: str, doc: str) -> argparse.ArgumentParser:
 
 
 def load(path: str | Path, kind: type[T]) -> T:
-    """Read a YAML mapping into the dataclass `kind`, nested dataclasses and lists included.
+    """Read a recipe into the dataclass `kind`, nested dataclasses and lists included.
+
+    Its line `kind:` says which trainer it is for, and is no field.
 
     :raises ValueError: an unknown key, a missing one, or a value of the wrong shape.
     """
-    return build(yaml.safe_load(Path(path).read_text()) or {}, kind, str(path))
+    values = read(path)
+    values.pop('kind', None)
+    return build(values, kind, str(path))
 
 
-def run(main: Callable[[], None]) -> None:
-    """Run a command; what its user can mend is told in one line."""
+def kind_of(path: str | Path) -> str | None:
+    """The kind of training that a recipe is for; None where it does not say."""
+    return read(path).get('kind')
+
+
+def read(path: str | Path) -> dict:
+    """A recipe as plain values.
+
+    :raises ValueError: the file holds no mapping.
+    """
+    values = yaml.safe_load(old_recipes.today(path).read_text()) or {}
+    if not isinstance(values, dict):
+        raise ValueError(f'{path}: expected a mapping, got {values!r}')
+    return values
+
+
+def run(main: Callable[[], int | None]) -> int | None:
+    """Run a command; returns its exit status.
+
+    What its user can mend is told in one line.
+    """
     try:
-        main()
+        return main()
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(f'error: {error}')
     except KeyboardInterrupt:
         sys.exit('interrupted; a training goes on from its last checkpoint by the same command')
+
+
+def _renamed(values: dict, hints: dict, where: str) -> dict:
+    """The mapping with today's keys, where the dataclass knows no such old ones."""
+    old = {
+        key for key in OLD_KEYS if key in values and key not in hints and OLD_KEYS[key] in hints
+    }
+    for key in sorted(old):
+        warnings.warn(
+            f'{where}: {key} is {OLD_KEYS[key]} now; the old key goes with the next release',
+            FutureWarning,
+            stacklevel=3,
+        )
+    return {OLD_KEYS[key] if key in old else key: value for key, value in values.items()}
 
 
 def build(values: Any, kind: Any, where: str) -> Any:
@@ -64,6 +116,7 @@ def build(values: Any, kind: Any, where: str) -> Any:
         if not isinstance(values, dict):
             raise ValueError(f'{where}: expected a mapping of {kind.__name__}, got {values!r}')
         hints = typing.get_type_hints(kind)
+        values = _renamed(values, hints, where)
         for key in values:
             if key not in hints:
                 near = difflib.get_close_matches(str(key), hints, n=1, cutoff=0)

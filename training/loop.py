@@ -4,8 +4,8 @@ A recipe is a module that maps a batch to its loss terms, a dict of scalars, and
 trained in `network`. Batches are numbered: batch `step` is a function of (seed, step), so that a
 run that was killed goes on with what an unbroken one would have seen, to the same weights.
 
-    python -m dap_led_training.train CONFIG --out RUN              one process
-    torchrun --nproc-per-node 4 -m dap_led_training.train ...      one process per device
+    python -m dap_led_training train RECIPE --out RUN              one process
+    torchrun --nproc-per-node 4 -m dap_led_training train ...      one process per device
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class LoopConfig:
     def __post_init__(self) -> None:
         """Refuse values that no branch knows.
 
-        :raises ValueError: see there.
+        :raises ValueError: optimizer, schedule or precision is none of those known.
         """
         for name, known in (
             ('optimizer', OPTIMIZERS),
@@ -223,7 +223,7 @@ def learning_rate(step: int, total: int, config: LoopConfig) -> float:
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file whole or not at all, also when the process is killed on the way."""
+    """Write a file whole or not at all, even if the process is killed."""
     part = path.with_name(f'{path.name}.part')
     write(part)
     part.chmod(0o644)  # safetensors writes files that only their owner may read

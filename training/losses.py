@@ -1,4 +1,7 @@
-"""Losses between an enhanced and a target frame: (B, 3, H, W), target in [0, 1]; all scalar."""
+"""Losses between an enhanced and a target frame.
+
+Frames are (B, 3, H, W), targets in [0, 1]; every loss is a scalar.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ class LossWeights:
     def __post_init__(self) -> None:
         """Refuse a polarity that there is not.
 
-        :raises ValueError: see there.
+        :raises ValueError: the polarity is none of POLARITIES.
         """
         if self.polarity not in POLARITIES:
             raise ValueError(f'losses.polarity: {self.polarity!r} is not one of {POLARITIES}')

@@ -178,7 +178,7 @@ def load(path: Path) -> nn.Module:
     if metadata is None:
         raise ValueError(
             f'{path} does not say which network it is: give a checkpoint that '
-            'dap_led_training.train wrote'
+            'dap_led_training train wrote'
         )
     try:
         described = json.loads(metadata)

@@ -77,7 +77,7 @@ def load_prompts(path: Path, prior: ClipPrior) -> Tensor:
     if not path.is_file():
         raise FileNotFoundError(
             f'no learned prompts {path}: give the prompts.safetensors that '
-            'dap_led_training.train_clip_lit wrote'
+            'a training of kind clip_lit wrote'
         )
     try:
         with safe_open(path, 'pt') as file:
@@ -100,7 +100,7 @@ def _load_controller(
     elif not path.is_file():
         raise FileNotFoundError(
             f'prior.controller: no file {config.controller!r}: give the weights.safetensors that '
-            'dap_led_training.train_da_clip wrote'
+            'a training of kind da_clip wrote'
         )
     else:
         try:

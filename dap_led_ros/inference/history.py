@@ -8,7 +8,7 @@ A match is judged by the local mean difference, in which noise averages out, and
 around it, both in units of the noise that frame and difference show at that brightness. There is
 nothing to tune, and no frame waits for the next one.
 
-`python -m dap_led_training.evaluate_clips` measures it; the numbers below were chosen on its
+`python -m dap_led_training measure clips` measures it; the numbers below were chosen on its
 --development clips.
 """
 

@@ -48,7 +48,7 @@ _CUT = 0.2
 
 @dataclass(frozen=True)
 class StreamSettings:
-    """What a stream does. `python -m dap_led_training.stream` shows what the thresholds do.
+    """What a stream does; `measure steadiness` of the training shows what the thresholds do.
 
     :raises ValueError: a value is out of its range.
     """

@@ -2,7 +2,7 @@
 
 Read beside the paper: Refiner.forward is Fig. 2 and eq. 1, SpatialVarying is PTG-SVE (eq. 2 and
 3), ChannelSpatialAttention is PTG-CSA (eq. 4 to 7). g is one vector of the whole degraded frame;
-training/ptg_rm.md says what the paper leaves open and what was chosen.
+training/trainers/ptg_rm.md says what the paper leaves open and what was chosen.
 """
 
 from __future__ import annotations

@@ -55,13 +55,13 @@ class PriorConfig:
     weights: str = ''
     """For a name that open_clip knows: the path of its weights, or a tag to download."""
     controller: str = ''
-    """For the kind controller: the path of what dap_led_training.train_da_clip wrote."""
+    """For the kind controller: the path of what a training of kind da_clip wrote."""
     prompts: str = 'joint_antonyms'
     """What guides the network. joint: the cosine to "This is a low-light and blurry image.",
     as the paper writes it. joint_antonyms: the same against "This is a bright and sharp image.",
     which spreads the narrow range of cosines over [0, 1]. low_light and blur: one of the two
     degradations, against its antonym (paper Table III). For the kind learned: the path of the
-    pair that dap_led_training.train_clip_lit wrote, which takes the place of joint_antonyms."""
+    pair that a training of kind clip_lit wrote, which takes the place of joint_antonyms."""
     dense_mode: str = 'last'
     """Dense tokens: last: the output of the last block, as the paper reads; maskclip: the value
     path of the last block alone; vv: the last block with value-value attention."""
@@ -74,7 +74,7 @@ class PriorConfig:
         learned = self.kind == 'learned'
         if learned and self.prompts in PROMPTS:
             raise ValueError(
-                'prior.prompts: give the prompts.safetensors that dap_led_training.train_clip_lit '
+                'prior.prompts: give the prompts.safetensors that a training of kind clip_lit '
                 'wrote'
             )
         for name, known in (

@@ -1,1 +1,1 @@
-"""Training data."""
+"""What networks are trained on."""

@@ -9,7 +9,7 @@ from dap_led_training.data import pairs
 from dap_led_training.data.batches import PairSource
 from dap_led_training.data.pairs import PairedFrames
 from dap_led_training.data.photographs import NightBlurPairs, find_photographs
-from dap_led_training.degradation.night_blur import NightBlurConfig
+from dap_led_training.night.night_blur import NightBlurConfig
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class DataConfig:
     photographs: list[str] = field(default_factory=list)
     """Folders of sharp photographs; the night is made from them on the fly."""
     lol_blur: str = ''
-    """LOL-Blur as downloaded, or what dap_led_training.synthesize wrote."""
+    """LOL-Blur as downloaded, or what `make lol_blur` wrote."""
     variant: str = pairs.VARIANTS[0]
     """Which folder of LOL-Blur is the degraded one."""
     degraded: str = ''

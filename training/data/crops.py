@@ -1,4 +1,4 @@
-"""Sharp crops with what is to be done to them: batches for synthesis on the device that trains."""
+"""Batches of sharp crops, with what the synthesis on the training device shall do to them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from dap_led_training.data.batches import Stage, stage_of
+from dap_led_training.data.judge_photographs import without_judges
 from dap_led_training.data.photographs import find_photographs, random_crop, read_rgb
-from dap_led_training.degradation.night_batches import MARGIN, Drawn, NightConfig, draw, stack
-from dap_led_training.degradation.night_clips import ClipConfig, draw_clip
-from dap_led_training.judge_photographs import without_judges
+from dap_led_training.night.night_batches import MARGIN, Drawn, NightConfig, draw, stack
+from dap_led_training.night.night_clips import ClipConfig, draw_clip
 
 LONGEST = 1024
 """Pixels: longer photographs are made smaller when they are read, and sharper by it."""

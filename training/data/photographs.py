@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -10,7 +12,15 @@ import numpy as np
 from dap_led_ros.media import IMAGE_SUFFIXES, read_image
 from dap_led_ros.pictures import eight_bit
 from dap_led_training.data.batches import Stage
-from dap_led_training.degradation.night_blur import NightBlurConfig, degrade, margin
+from dap_led_training.night.night_blur import NightBlurConfig, degrade, margin
+
+FOLDERS = [
+    '../shared/data/sharp/bsds500',
+    '../shared/data/sharp/urban100',
+    '../shared/data/sharp/sunhays80',
+]
+"""Where commands look for photographs that are given none."""
+T = TypeVar('T')
 
 
 def find_photographs(
@@ -81,3 +91,8 @@ def random_crop(photograph: np.ndarray, size: int, rng: np.random.Generator) -> 
     crop = np.rot90(crop, rng.integers(4)) if rng.random() < 0.3 else crop
     crop = crop[:, ::-1] if rng.random() < 0.5 else crop
     return np.ascontiguousarray(crop)
+
+
+def spread(items: Sequence[T], count: int) -> list[T]:
+    """Evenly spread ones of a list; again from its beginning where it is too short."""
+    return [items[(i * max(1, len(items) // count)) % len(items)] for i in range(count)]

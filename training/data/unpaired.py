@@ -19,7 +19,7 @@ from dap_led_training.data.photographs import (
     random_crop,
     read_rgb,
 )
-from dap_led_training.degradation.night_blur import NightBlurConfig
+from dap_led_training.night.night_blur import NightBlurConfig
 
 _NAMED = 5  # paths in an error message
 

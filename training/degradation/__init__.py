@@ -1,1 +1,0 @@
-"""Night blur made from sharp photographs."""

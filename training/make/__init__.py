@@ -1,0 +1,1 @@
+"""What writes files: data sets, models and pictures."""

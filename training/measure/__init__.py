@@ -1,0 +1,1 @@
+"""What prints figures: the frozen judges, and whatever compares models."""

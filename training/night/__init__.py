@@ -1,0 +1,1 @@
+"""How a night with its blur is made from sharp photographs."""
