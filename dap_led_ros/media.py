@@ -177,10 +177,10 @@ def _open_video(path: Path) -> Source:
 
 def _open_bag(path: Path, topic: str | None) -> Source:
     try:
-        from dap_led_ros.evaluation.recording import Recording
+        from dap_led_ros.replay.recording import Recording
     except ImportError:
         raise ValueError(f"{path} is a bag: pip install 'dap_led_ros[bags]' to read it") from None
-    from dap_led_ros.evaluation.codec import Decoder, is_camera
+    from dap_led_ros.replay.codec import Decoder, is_camera
 
     try:
         recording = Recording(path)
@@ -211,7 +211,7 @@ def _open_bag(path: Path, topic: str | None) -> Source:
 
 
 def _first_frame_decodes(recording: Any, topic: Any) -> bool:
-    from dap_led_ros.evaluation.codec import Decoder
+    from dap_led_ros.replay.codec import Decoder
 
     decoder = Decoder(topic)
     for of, _, data in recording.messages():

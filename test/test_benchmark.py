@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from dap_led_ros import model_commands
+from dap_led_ros.cli import export
 from dap_led_ros.inference import benchmark, weights
 
 
 def run(*arguments: str) -> int:
     parser = argparse.ArgumentParser()
-    model_commands.add_commands(parser.add_subparsers())
+    export.add_commands(parser.add_subparsers())
     options = parser.parse_args(arguments)
     return options.run(options)
 

@@ -18,7 +18,7 @@ pytest.importorskip('plotly', reason='plotly is not installed')
 
 from test_replay import TOPICS, read_with_rosbags, run, write
 
-from dap_led_ros.evaluation import enhancing
+from dap_led_ros.replay import enhance
 
 OPTIONS = ['--topic', '/front/image_raw', '--no-video', '--no-features']
 
@@ -90,7 +90,7 @@ def test_a_killed_worker_costs_a_segment_and_nothing_twice(tmp_path, monkeypatch
         process.kill()
     assert process.returncode == 0, said
     assert killed == {path: path.stat().st_mtime_ns for path in killed}
-    monkeypatch.setattr(enhancing, 'PART_FRAMES', 8)
+    monkeypatch.setattr(enhance, 'PART_FRAMES', 8)
     for index in range(2):
         check(out, f'drive_{index}', written[index], frames)
         assert len([*out.glob(f'drive_{index}/segments/?.json')]) == 5

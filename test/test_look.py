@@ -17,8 +17,8 @@ from test_replay import FRAMES, TOPICS, write
 
 from dap_led_ros import media
 from dap_led_ros.cli import main
-from dap_led_ros.evaluation import look
-from dap_led_ros.evaluation.recording import Recording
+from dap_led_ros.replay import look
+from dap_led_ros.replay.recording import Recording
 
 
 def rows_of(path) -> dict[str, look.Row]:

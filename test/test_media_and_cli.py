@@ -156,7 +156,7 @@ def test_a_bag_that_begins_with_depth_gives_its_colour_camera(tmp_path, night):
 
 
 def test_frames_of_a_bag_that_cannot_be_decoded_are_skipped_and_said(tmp_path, night, monkeypatch):
-    from dap_led_ros.evaluation import codec
+    from dap_led_ros.replay import codec
 
     write_bag(tmp_path / 'bag', [night[0]] * 4)
     source = media.open_source(tmp_path / 'bag')

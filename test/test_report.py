@@ -24,17 +24,10 @@ import browser
 from conftest import wait_until
 from test_replay import CAMERAS, FRAMES, done, run, small_frames, write  # noqa: F401, done
 
-from dap_led_ros.evaluation import (
-    compare,
-    measures,
-    measuring,
-    report,
-    segments,
-    tally,
-)
-from dap_led_ros.evaluation import page as pages
-from dap_led_ros.evaluation.tally import Tally
 from dap_led_ros.inference import Enhancer
+from dap_led_ros.replay import compare, measure, measures, report, segments, tally
+from dap_led_ros.replay import page as pages
+from dap_led_ros.replay.tally import Tally
 
 
 def basic(grey: np.ndarray) -> dict[str, float]:
@@ -505,7 +498,7 @@ def test_reasons_that_differ_in_numbers_are_one():
 def test_changed_least_shows_other_scenes():
     camera = Tally()
     for index in range(200):
-        values = {side: {'brightness': 9.0} for side in measuring.SIDES}
+        values = {side: {'brightness': 9.0} for side in measure.SIDES}
         change = abs(index - 100)
         camera.add({'time': index, 'outcome': 'enhanced', 'change': change, 'harm': 0.0} | values)
     chosen = sorted(index for _, index in pages.choose({'/c': camera})['changed least'])

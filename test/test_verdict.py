@@ -13,9 +13,9 @@ pytest.importorskip('plotly', reason='plotly is not installed')
 
 from test_replay import run, write
 
-from dap_led_ros.evaluation import measures, measuring, requirements, verdict
-from dap_led_ros.evaluation.pairs import Pair
-from dap_led_ros.evaluation.tally import Tally
+from dap_led_ros.replay import measure, measures, requirements, verdict
+from dap_led_ros.replay.pairs import Pair
+from dap_led_ros.replay.tally import Tally
 
 
 def judged(base: dict[str, float], after: dict[str, float]) -> dict[str, object]:
@@ -54,7 +54,7 @@ def test_exposure_does_not_pass_for_quality(night):
     """A run that only brightens has the contrast, sharpness and noise that it had before."""
     dark = cv2.convertScaleAbs(night[1], alpha=0.3)
     brighter = cv2.convertScaleAbs(dark, alpha=2.5)
-    row = measuring.basic(Pair({}, dark, brighter))
+    row = measure.basic(Pair({}, dark, brighter))
     for name in ('contrast', 'sharpness', 'noise'):
         assert row['after'][name] == pytest.approx(row['before'][name], rel=0.1), name
         assert row['after'][name] == pytest.approx(row['auto'][name], rel=0.05), name

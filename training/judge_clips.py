@@ -16,11 +16,11 @@ import cv2
 import numpy as np
 
 from dap_led_ros import sample
-from dap_led_ros.evaluation import measures
 from dap_led_ros.inference import Enhancer
 from dap_led_ros.inference.history import History
 from dap_led_ros.inference.stream import StreamSettings
 from dap_led_ros.photometry import linear_to_srgb, srgb_to_linear, to_uint8
+from dap_led_ros.replay import measures
 from dap_led_training import judge_clips_generator as generator
 from dap_led_training import judge_photographs, metrics
 from dap_led_training.data.photographs import read_rgb

@@ -6,8 +6,9 @@ import argparse
 import sys
 
 # Only what a broken installation has too: `dap-led doctor` must run where OpenCV does not.
-from dap_led_ros import doctor, enhance_files, model_commands
-from dap_led_ros.evaluation.commands import add_commands as add_evaluation
+from dap_led_ros import doctor, enhance_files
+from dap_led_ros.cli import export
+from dap_led_ros.cli.replay import add_commands as add_evaluation
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,7 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
     enhance_files.add_command(commands)
     add_evaluation(commands)
-    model_commands.add_commands(commands)
+    export.add_commands(commands)
     commands.add_parser('doctor', help='check this installation').set_defaults(run=_doctor)
     options = parser.parse_args(arguments)
     try:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from dap_led_ros.evaluation.errors import clear
+from dap_led_ros.replay.errors import clear
 
 
 def add_commands(commands: Any) -> None:
@@ -90,11 +90,12 @@ def _bag(text: str) -> Path:
 
 
 def _replay(options: argparse.Namespace) -> int:
-    from dap_led_ros.evaluation import fleet, replay
+    from dap_led_ros.replay import many_bags
+    from dap_led_ros.replay import run as replay
 
     try:
         if len(options.bag) > 1 or options.ray:
-            return fleet.run(options)
+            return many_bags.run(options)
         options.bag = options.bag[0]
         return replay.run(options)
     except OSError as error:
@@ -102,7 +103,7 @@ def _replay(options: argparse.Namespace) -> int:
 
 
 def _look(options: argparse.Namespace) -> int:
-    from dap_led_ros.evaluation import look
+    from dap_led_ros.replay import look
 
     try:
         return look.run(options)
@@ -111,7 +112,7 @@ def _look(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from dap_led_ros.evaluation import compare
+    from dap_led_ros.replay import compare
 
     try:
         return compare.run(options)

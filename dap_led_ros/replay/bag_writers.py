@@ -11,7 +11,7 @@ from mcap.writer import CompressionType
 from mcap.writer import Writer as Mcap
 from rosbags.rosbag2.storage_sqlite3 import Sqlite3Writer
 
-from dap_led_ros.evaluation.topics import Sent, Topic
+from dap_led_ros.replay.topics import Sent, Topic
 
 _IDL = '=' * 80 + '\nIDL: '
 

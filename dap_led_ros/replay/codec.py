@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from dap_led_ros import image_codec
-from dap_led_ros.evaluation import video_topics
-from dap_led_ros.evaluation.topics import COMPRESSED_IMAGE, IMAGE, STORE, Topic, complete
+from dap_led_ros.replay import video_topics
+from dap_led_ros.replay.topics import COMPRESSED_IMAGE, IMAGE, STORE, Topic, complete
 
 
 def enhanced_name(topic: str) -> str:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from dap_led_ros.evaluation import measures, page, report, segments, tally, verdict
-from dap_led_ros.evaluation.tally import Tally
+from dap_led_ros.replay import measures, page, report, segments, tally, verdict
+from dap_led_ros.replay.tally import Tally
 
 _SAME = 0.01
 """Grey levels by which one frame's brightness may differ between two machines."""

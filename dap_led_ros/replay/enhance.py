@@ -29,12 +29,12 @@ import numpy as np
 from tqdm import tqdm
 
 from dap_led_ros import image_codec
-from dap_led_ros.evaluation import segments
-from dap_led_ros.evaluation.background import in_background
-from dap_led_ros.evaluation.codec import Decoder, encode
-from dap_led_ros.evaluation.recording import LEAD_NS, Part, Recording
-from dap_led_ros.evaluation.topics import Sent, Topic
 from dap_led_ros.inference.stream import WARM_UP
+from dap_led_ros.replay import segments
+from dap_led_ros.replay.background import in_background
+from dap_led_ros.replay.codec import Decoder, encode
+from dap_led_ros.replay.recording import LEAD_NS, Part, Recording
+from dap_led_ros.replay.topics import Sent, Topic
 
 if TYPE_CHECKING:
     from dap_led_ros.inference import Enhanced, Enhancer

@@ -15,10 +15,10 @@ import cv2
 import numpy as np
 
 from dap_led_ros import image_codec, media, pictures
-from dap_led_ros.evaluation import measures
 from dap_led_ros.inference.frames import MIN_SIDE
 from dap_led_ros.inference.scorer import DegradationScorer
 from dap_led_ros.inference.stream import StreamSettings
+from dap_led_ros.replay import measures
 
 FRAMES = 8
 """Looked at of each camera, at the most."""
@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
         print(f'note: {line}')
     print(as_text(rows))
     if options.html:
-        from dap_led_ros.evaluation import page
+        from dap_led_ros.replay import page
 
         text = page.environment().get_template('look.html')
         pictures = [[page.data_address(of, _THUMBNAIL) for of in row.frames] for row in rows]
@@ -95,8 +95,8 @@ def look(path: Path) -> tuple[list[Row], list[str]]:
 
 
 def _of_bag(path: Path) -> tuple[list[Row], list[str]]:
-    from dap_led_ros.evaluation.codec import Decoder, is_camera
-    from dap_led_ros.evaluation.recording import Recording
+    from dap_led_ros.replay.codec import Decoder, is_camera
+    from dap_led_ros.replay.recording import Recording
 
     recording = Recording(path)
     rows = {}

@@ -24,12 +24,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dap_led_ros.evaluation import measures, page, replay, report, requirements, segments
-from dap_led_ros.evaluation.errors import clear
-from dap_led_ros.evaluation.measuring import Measuring, measure_run
-from dap_led_ros.evaluation.replay import Job
-from dap_led_ros.evaluation.video import write_videos
 from dap_led_ros.inference import Enhancer
+from dap_led_ros.replay import measures, page, report, requirements, segments
+from dap_led_ros.replay import run as replay
+from dap_led_ros.replay.errors import clear
+from dap_led_ros.replay.measure import Measuring, measure_run
+from dap_led_ros.replay.run import Job
+from dap_led_ros.replay.video import write_videos
 
 RETRIES = 5
 """How often a task is begun again when its worker dies."""

@@ -22,10 +22,10 @@ from typing import Any
 import cv2
 from tqdm import tqdm
 
-from dap_led_ros.evaluation import measures, odometry, segments, verdict
-from dap_led_ros.evaluation.background import in_background
-from dap_led_ros.evaluation.no_reference import NoReference
-from dap_led_ros.evaluation.pairs import Pair, pairs
+from dap_led_ros.replay import measures, odometry, segments, verdict
+from dap_led_ros.replay.background import in_background
+from dap_led_ros.replay.no_reference import NoReference
+from dap_led_ros.replay.pairs import Pair, pairs
 
 SIDES = measures.SIDES
 _AHEAD = 4

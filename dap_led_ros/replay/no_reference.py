@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from dap_led_ros.evaluation import measures
-from dap_led_ros.evaluation.pairs import Pair
+from dap_led_ros.replay import measures
+from dap_led_ros.replay.pairs import Pair
 
 EVERY = 30
 WEIGHTS = {

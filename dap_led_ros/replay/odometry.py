@@ -17,11 +17,11 @@ import cv2
 import numpy as np
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from dap_led_ros.evaluation import measures
-from dap_led_ros.evaluation.codec import camera_info_name
-from dap_led_ros.evaluation.pairs import Pair
-from dap_led_ros.evaluation.recording import Recording
-from dap_led_ros.evaluation.topics import CAMERA_INFO, STORE, Topic
+from dap_led_ros.replay import measures
+from dap_led_ros.replay.codec import camera_info_name
+from dap_led_ros.replay.pairs import Pair
+from dap_led_ros.replay.recording import Recording
+from dap_led_ros.replay.topics import CAMERA_INFO, STORE, Topic
 
 BASELINE_NS = 250_000_000
 """Between the two frames that are compared."""

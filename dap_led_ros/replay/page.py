@@ -11,12 +11,13 @@ from typing import Any
 import cv2
 import numpy as np
 
-from dap_led_ros.evaluation import measures, measuring, verdict
-from dap_led_ros.evaluation.measuring import SIDES
-from dap_led_ros.evaluation.pairs import pairs
-from dap_led_ros.evaluation.tally import Tally
-from dap_led_ros.evaluation.verdict import OUTCOMES
-from dap_led_ros.evaluation.video import video_path
+from dap_led_ros.replay import measure as measuring
+from dap_led_ros.replay import measures, verdict
+from dap_led_ros.replay.measure import SIDES
+from dap_led_ros.replay.pairs import pairs
+from dap_led_ros.replay.tally import Tally
+from dap_led_ros.replay.verdict import OUTCOMES
+from dap_led_ros.replay.video import video_path
 
 SHEET, SCRUB, THUMBNAILS = 4, 24, 60
 """Frames of each group of the contact sheet, and of each camera to scrub through and to hover."""
@@ -317,7 +318,7 @@ def environment() -> Any:
     import jinja2
 
     made = jinja2.Environment(
-        loader=jinja2.PackageLoader('dap_led_ros.evaluation'),
+        loader=jinja2.PackageLoader('dap_led_ros.replay'),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from dap_led_ros import image_codec
-from dap_led_ros.evaluation import segments, verdict
-from dap_led_ros.evaluation.codec import Decoder, enhanced_name, is_camera
-from dap_led_ros.evaluation.recording import Recording
 from dap_led_ros.pictures import eight_bit
+from dap_led_ros.replay import segments, verdict
+from dap_led_ros.replay.codec import Decoder, enhanced_name, is_camera
+from dap_led_ros.replay.recording import Recording
 
 _WAIT = 30
 """So many frames wait for their reference, at the most."""

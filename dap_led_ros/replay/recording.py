@@ -26,14 +26,14 @@ try:
     import zstandard
     from ruamel.yaml import YAML
 
-    from dap_led_ros.evaluation.mcap_file import McapFile
-    from dap_led_ros.evaluation.ros1_file import Ros1File
-    from dap_led_ros.evaluation.sqlite_file import SqliteFile, unfinished
+    from dap_led_ros.replay.mcap_file import McapFile
+    from dap_led_ros.replay.ros1_file import Ros1File
+    from dap_led_ros.replay.sqlite_file import SqliteFile, unfinished
 except ImportError as error:
     raise ImportError(
         f"reading bags needs rosbags and mcap: pip install 'dap_led_ros[bags]' ({error})"
     ) from None
-from dap_led_ros.evaluation.topics import (
+from dap_led_ros.replay.topics import (
     CAMERA_INFO,
     COMPRESSED_IMAGE,
     IMAGE,

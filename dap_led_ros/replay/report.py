@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from dap_led_ros.evaluation import measures, no_reference, page, segments, tally, verdict
-from dap_led_ros.evaluation.measuring import SIDES
-from dap_led_ros.evaluation.tally import Tally
-from dap_led_ros.evaluation.verdict import OUTCOMES
-from dap_led_ros.evaluation.video import cost_path
+from dap_led_ros.replay import measures, no_reference, page, segments, tally, verdict
+from dap_led_ros.replay.measure import SIDES
+from dap_led_ros.replay.tally import Tally
+from dap_led_ros.replay.verdict import OUTCOMES
+from dap_led_ros.replay.video import cost_path
 
 REASONS = 10
 """Most reasons, why frames were not enhanced, that are listed."""

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from dap_led_ros.evaluation import measures, page
+from dap_led_ros.replay import measures, page
 
 FAILED = 3
 """Exit status of a run that misses a requirement."""

@@ -19,7 +19,7 @@ from rosbags.convert.converter import (
 from rosbags.rosbag1 import Reader
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from dap_led_ros.evaluation.topics import (
+from dap_led_ros.replay.topics import (
     STORE,
     Contents,
     SentRecord,

@@ -23,27 +23,29 @@ from typing import Any
 import numpy as np
 
 from dap_led_ros import image_codec
-from dap_led_ros.evaluation import (
-    enhancing,
+from dap_led_ros.inference import Enhancer, fastest, weights
+from dap_led_ros.replay import (
+    enhance as enhancing,
+)
+from dap_led_ros.replay import (
     no_reference,
     odometry,
     report,
     requirements,
     segments,
 )
-from dap_led_ros.evaluation.codec import (
+from dap_led_ros.replay.codec import (
     Decoder,
     camera_info_name,
     enhanced_name,
     enhanced_topic,
     is_camera,
 )
-from dap_led_ros.evaluation.enhancing import Plan, Work, enhance_recording
-from dap_led_ros.evaluation.measuring import Detection, Measuring, measure_run
-from dap_led_ros.evaluation.recording import Recording
-from dap_led_ros.evaluation.topics import CAMERA_INFO, Topic
-from dap_led_ros.evaluation.video import write_videos
-from dap_led_ros.inference import Enhancer, fastest, weights
+from dap_led_ros.replay.enhance import Plan, Work, enhance_recording
+from dap_led_ros.replay.measure import Detection, Measuring, measure_run
+from dap_led_ros.replay.recording import Recording
+from dap_led_ros.replay.topics import CAMERA_INFO, Topic
+from dap_led_ros.replay.video import write_videos
 from dap_led_ros.stopping import stop_wished
 
 ALONE_FRAMES, ALONE_SECONDS = 10, 0.5

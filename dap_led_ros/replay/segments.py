@@ -26,8 +26,8 @@ from typing import Any
 from rosbags.rosbag2.metadata import dump_qos_v8, dump_qos_v9
 from ruamel.yaml import YAML
 
-from dap_led_ros.evaluation.bag_writers import McapWriter, SqliteWriter
-from dap_led_ros.evaluation.topics import Sent, Topic
+from dap_led_ros.replay.bag_writers import McapWriter, SqliteWriter
+from dap_led_ros.replay.topics import Sent, Topic
 
 _WRITERS = {'mcap': (McapWriter, '.mcap'), 'sqlite3': (SqliteWriter, '.db3')}
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from rosbags.rosbag2.metadata import parse_qos
 
-from dap_led_ros.evaluation.topics import Contents, SentRecord, Topic, complete, short
+from dap_led_ros.replay.topics import Contents, SentRecord, Topic, complete, short
 
 _BESIDE = ('-wal', '-journal')
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from dap_led_ros.evaluation import measures, measuring, segments
-from dap_led_ros.evaluation.measuring import SIDES
-from dap_led_ros.evaluation.verdict import OUTCOMES
+from dap_led_ros.replay import measure, measures, segments
+from dap_led_ros.replay.measure import SIDES
+from dap_led_ros.replay.verdict import OUTCOMES
 
 NUMBERS = (
     *('width', 'height', 'joint', *measures.PER_PAIR, 'weight'),
@@ -135,7 +135,7 @@ def read(
     measured = []
     asked: Any = None
     for journal in journals:
-        found = measuring.load(out, journal)
+        found = measure.load(out, journal)
         # Measuring anew, with another detector, may have been interrupted: never both in one.
         if found and asked not in (None, found['asked']):
             found = {}

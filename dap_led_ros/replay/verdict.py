@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from dap_led_ros.evaluation import measures
+from dap_led_ros.replay import measures
 
 OUTCOMES = ('enhanced', 'passed_through', 'refused')
 """What became of a frame; a tally holds places in this list."""

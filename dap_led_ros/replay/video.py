@@ -16,10 +16,10 @@ import numpy as np
 from tqdm import tqdm
 
 from dap_led_ros import video_file
-from dap_led_ros.evaluation import segments
-from dap_led_ros.evaluation.background import in_background
-from dap_led_ros.evaluation.pairs import pairs
 from dap_led_ros.media import VideoFile
+from dap_led_ros.replay import segments
+from dap_led_ros.replay.background import in_background
+from dap_led_ros.replay.pairs import pairs
 
 SIZE = (640, 480)
 """The most that a frame takes of the video, in pixels."""

@@ -13,7 +13,7 @@ import numpy as np
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from dap_led_ros import image_codec
-from dap_led_ros.evaluation.topics import COMPRESSED_IMAGE, IMAGE, STORE, Topic, short
+from dap_led_ros.replay.topics import COMPRESSED_IMAGE, IMAGE, STORE, Topic, short
 
 _FOXGLOVE = {
     'CompressedImage': COMPRESSED_IMAGE,
