@@ -60,7 +60,7 @@ def test_a_killed_worker_costs_a_segment_and_nothing_twice(tmp_path, monkeypatch
     program = (
         'import sys, ray; sys.path.insert(0, sys.argv.pop(1)); '
         'ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False); '
-        'import test_replay; test_replay.enhancing.PART_FRAMES = 8; '
+        'import test_replay; test_replay.enhance.PART_FRAMES = 8; '
         'sys.exit(test_replay.run(*sys.argv[1:]))'
     )
     here = str(Path(__file__).parent)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import errno
 import functools
 import json
@@ -31,13 +30,14 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from ruamel.yaml import YAML
 
-from dap_led_ros import image_codec, sample
-from dap_led_ros.cli.replay import add_commands
+from dap_led_ros import cli, image_codec, sample
+from dap_led_ros.cli.replay import typed
 from dap_led_ros.inference import Enhancer, fastest
 from dap_led_ros.inference.stream import Stream
 from dap_led_ros.replay import codec, enhance, recording, segments, tally
 from dap_led_ros.replay import run as replay
 from dap_led_ros.replay.background import in_background
+from dap_led_ros.replay.options import ReplayOptions
 from dap_led_ros.replay.recording import Recording
 
 IMAGE, COMPRESSED = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'
@@ -57,19 +57,13 @@ CAMERAS = ('/front/image_raw', '/rear/image_raw/compressed', '/left/mono')
 FRAMES = 12
 
 
-def options_of(*words: object) -> argparse.Namespace:
+def options_of(*words: object) -> ReplayOptions:
     """Of one recording."""
-    parser = argparse.ArgumentParser()
-    add_commands(parser.add_subparsers(required=True))
-    options = parser.parse_args([str(word) for word in words])
-    options.bag = options.bag[0]
-    return options
+    return typed(cli.parser().parse_args([str(word) for word in words]))
 
 
 def run(*words: object) -> int:
-    parser = argparse.ArgumentParser()
-    add_commands(parser.add_subparsers(required=True))
-    options = parser.parse_args([str(word) for word in words])
+    options = cli.parser().parse_args([str(word) for word in words])
     return options.run(options)
 
 
@@ -677,7 +671,7 @@ def test_an_interrupted_run_is_whole_and_goes_on(tmp_path, how, monkeypatch):
     words += ['--no-video', '--no-features']
     program = (
         'import sys, runpy; sys.path.insert(0, sys.argv.pop(1)); import test_replay; '
-        'test_replay.enhancing.PART_FRAMES = 5; sys.exit(test_replay.run(*sys.argv[1:]))'
+        'test_replay.enhance.PART_FRAMES = 5; sys.exit(test_replay.run(*sys.argv[1:]))'
     )
     process = subprocess.Popen(
         [sys.executable, '-c', program, str(Path(__file__).parent), *map(str, words)],

@@ -1,27 +1,33 @@
-"""The command line: dap-led enhance, look, replay, compare, export, info, ..."""
+"""The command line: dap-led enhance, look, replay, compare, export, info, ...
+
+One file a verb: its arguments, and what they mean to the code that does the work. Only a verb that
+runs imports that code: `dap-led doctor` must run where OpenCV does not.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
-# Only what a broken installation has too: `dap-led doctor` must run where OpenCV does not.
-from dap_led_ros import doctor, enhance_files
-from dap_led_ros.cli import export
-from dap_led_ros.cli.replay import add_commands as add_evaluation
+from dap_led_ros.cli import benchmark, compare, doctor, enhance, export, info, look, replay
+
+VERBS = (enhance, replay, look, compare, export, info, benchmark, doctor)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of all verbs; `run` of what it parses does the work."""
+    whole = argparse.ArgumentParser(
+        prog='dap-led', description='Joint low-light enhancement and deblurring.'
+    )
+    commands = whole.add_subparsers(required=True, metavar='COMMAND')
+    for verb in VERBS:
+        verb.add_command(commands)
+    return whole
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; 0 when all went well, 1 when not, 2 for a wrong command line."""
-    parser = argparse.ArgumentParser(
-        prog='dap-led', description='Joint low-light enhancement and deblurring.'
-    )
-    commands = parser.add_subparsers(required=True, metavar='COMMAND')
-    enhance_files.add_command(commands)
-    add_evaluation(commands)
-    export.add_commands(commands)
-    commands.add_parser('doctor', help='check this installation').set_defaults(run=_doctor)
-    options = parser.parse_args(arguments)
+    options = parser().parse_args(arguments)
     try:
         return options.run(options)
     except (ImportError, ValueError, RuntimeError, OSError) as error:
@@ -29,16 +35,3 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print('dap-led: interrupted', file=sys.stderr)
     return 1
-
-
-def _doctor(_: argparse.Namespace) -> int:
-    findings = doctor.examine()
-    for finding in findings:
-        print(f'{finding.status:8}{finding.what}')
-        if finding.remedy:
-            print(f'        -> {finding.remedy}')
-    return int(any(finding.status == 'problem' for finding in findings))
-
-
-if __name__ == '__main__':
-    sys.exit(main())

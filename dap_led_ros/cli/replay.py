@@ -1,4 +1,4 @@
-"""The commands replay, look and compare. They import what they need when they run."""
+"""dap-led replay: enhance bags and report what that did to them."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from dap_led_ros.cli.arguments import path_of_bag
 from dap_led_ros.replay.errors import clear
+from dap_led_ros.replay.options import ReplayOptions
 
 
-def add_commands(commands: Any) -> None:
-    """Add them to the sub-parsers of dap-led."""
+def add_command(commands: Any) -> None:
+    """Add it to the sub-parsers of dap-led."""
     replay = commands.add_parser('replay', help='enhance a rosbag2 and report what that did to it')
     add = replay.add_argument
     add(
         'bag',
-        type=_bag,
+        type=path_of_bag,
         nargs='+',
         metavar='BAG',
         help='folder of a rosbag2, or an .mcap or .db3 file; of several, one report in all',
@@ -60,61 +62,38 @@ def add_commands(commands: Any) -> None:
     )
     add('--resume', action='store_true', help='go on with a run that was interrupted')
     add('--ray', action='store_true', help='spread BAGs and parts of them over a Ray cluster')
-    replay.set_defaults(run=_replay)
-
-    _add_others(commands)
+    replay.set_defaults(run=_run)
 
 
-def _add_others(commands: Any) -> None:
-    look = commands.add_parser('look', help='say what a bag, a video or a folder holds')
-    look.add_argument('input', type=_bag, metavar='BAG', help='also a video, or a folder')
-    look.add_argument('--html', type=Path, metavar='FILE.html', help='also a page with pictures')
-    look.add_argument('--overwrite', action='store_true', help='replace FILE.html')
-    look.set_defaults(run=_look)
-
-    compare = commands.add_parser('compare', help='compare two runs of replay on the same bag')
-    compare.add_argument('a', type=Path, metavar='OUT_A')
-    compare.add_argument('b', type=Path, metavar='OUT_B')
-    compare.add_argument('--out', type=Path, metavar='FILE.html', help='also write a page')
-    compare.add_argument('--overwrite', action='store_true', help='replace FILE.html')
-    compare.set_defaults(run=_compare)
-
-
-def _bag(text: str) -> Path:
-    """Path of a bag; storages are searched by their indices, so that it must be a file system."""
-    if '://' in text:
-        raise argparse.ArgumentTypeError(
-            f'{text} is no path: mount the bucket (mount-s3, rclone mount) or copy the bag'
-        )
-    return Path(text)
+def typed(options: argparse.Namespace) -> ReplayOptions:
+    """The options of one bag, the first one that is named."""
+    return ReplayOptions(
+        bag=options.bag[0],
+        out=options.out,
+        topics=tuple(options.topic),
+        model=options.model,
+        device=options.device,
+        detect=options.detect,
+        allow_pickle=options.allow_pickle,
+        references=tuple(options.reference),
+        features=options.features,
+        odometry=options.odometry,
+        iqa=options.iqa,
+        video=options.video,
+        storage=options.format,
+        humble=options.humble,
+        require=tuple(options.require),
+        resume=options.resume,
+    )
 
 
-def _replay(options: argparse.Namespace) -> int:
-    from dap_led_ros.replay import many_bags
-    from dap_led_ros.replay import run as replay
+def _run(options: argparse.Namespace) -> int:
+    from dap_led_ros.replay import many_bags, run
 
+    one = typed(options)
     try:
         if len(options.bag) > 1 or options.ray:
-            return many_bags.run(options)
-        options.bag = options.bag[0]
-        return replay.run(options)
-    except OSError as error:
-        raise OSError(clear(error)) from error
-
-
-def _look(options: argparse.Namespace) -> int:
-    from dap_led_ros.replay import look
-
-    try:
-        return look.run(options)
-    except OSError as error:
-        raise OSError(clear(error)) from error
-
-
-def _compare(options: argparse.Namespace) -> int:
-    from dap_led_ros.replay import compare
-
-    try:
-        return compare.run(options)
+            return many_bags.replay_all(options.bag, one, options.ray)
+        return run.replay(one)
     except OSError as error:
         raise OSError(clear(error)) from error

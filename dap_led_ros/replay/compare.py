@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import shlex
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,13 @@ _IDLE_WINS = ('contrast', 'sharpness', 'noise', 'saturated', 'flicker', 'harm', 
 """Measures in which a frame that is left as it was is the best, or nearly."""
 
 
-def run(options: argparse.Namespace) -> int:
+def show(a: Path, b: Path, page_path: Path | None = None, overwrite: bool = False) -> int:
     """Print the comparison, and write it as a page if asked."""
-    outs = (options.a, options.b)
-    if options.out and not options.out.resolve().parent.is_dir():
-        raise ValueError(f'{options.out.resolve().parent} does not exist: choose another --out')
-    if options.out and options.out.exists() and not options.overwrite:
-        raise ValueError(f'{options.out} exists: choose another --out or add --overwrite')
+    outs = (a, b)
+    if page_path and not page_path.resolve().parent.is_dir():
+        raise ValueError(f'{page_path.resolve().parent} does not exist: choose another --out')
+    if page_path and page_path.exists() and not overwrite:
+        raise ValueError(f'{page_path} exists: choose another --out or add --overwrite')
     contents = [_read(out) for out in outs]
     runs = [tally.read(out, segments.journals(out))[0] for out in outs]
     unlike, left_out = differences(*contents)
@@ -38,9 +37,9 @@ def run(options: argparse.Namespace) -> int:
             of = content['topics'][topic]
             print(f'{label}: {of["sentence"]}; {report.counted(of)}')
         print(_as_text(table))
-    if options.out:
-        _write_page(options, contents, unlike, tables)
-        print(f'\npage    {options.out}')
+    if page_path:
+        _write_page(outs, page_path, contents, unlike, tables)
+        print(f'\npage    {page_path}')
     return 0
 
 
@@ -165,7 +164,8 @@ def _as_text(table: list[dict[str, Any]]) -> str:
 
 
 def _write_page(
-    options: argparse.Namespace,
+    outs: tuple[Path, Path],
+    path: Path,
     contents: list[dict[str, Any]],
     unlike: list[str],
     tables: dict[str, list[dict[str, Any]]],
@@ -176,13 +176,11 @@ def _write_page(
         .render(
             runs=[
                 {'label': label, 'out': str(out), **content}
-                for label, out, content in zip('AB', (options.a, options.b), contents)
+                for label, out, content in zip('AB', outs, contents)
             ],
             unlike=unlike,
             tables=tables,
-            command=shlex.join(
-                ['dap-led', 'compare', str(options.a), str(options.b), '--out', str(options.out)]
-            ),
+            command=shlex.join(['dap-led', 'compare', *map(str, outs), '--out', str(path)]),
         )
     )
-    options.out.write_text(text)
+    path.write_text(text)

@@ -5,7 +5,6 @@ A few frames of each camera are looked at, spread over it; nothing is enhanced.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,30 +48,30 @@ class Row:
     """Of these frames, ns; empty but for bags."""
 
 
-def run(options: argparse.Namespace) -> int:
+def show(source: Path, html: Path | None = None, overwrite: bool = False) -> int:
     """Print the table, and write a page if asked; 1 where no frame can be read."""
-    if options.html and options.html.exists() and not options.overwrite:
-        raise ValueError(f'{options.html} exists: choose another --html or add --overwrite')
-    if options.html and not options.html.resolve().parent.is_dir():
-        raise ValueError(f'{options.html.resolve().parent} does not exist: make it first')
-    rows, trouble = look(options.input)
+    if html and html.exists() and not overwrite:
+        raise ValueError(f'{html} exists: choose another --html or add --overwrite')
+    if html and not html.resolve().parent.is_dir():
+        raise ValueError(f'{html.resolve().parent} does not exist: make it first')
+    rows, trouble = look(source)
     for line in trouble:
         print(f'note: {line}')
     print(as_text(rows))
-    if options.html:
+    if html:
         from dap_led_ros.replay import page
 
         text = page.environment().get_template('look.html')
-        pictures = [[page.data_address(of, _THUMBNAIL) for of in row.frames] for row in rows]
-        options.html.write_text(
+        shown = [[page.data_address(of, _THUMBNAIL) for of in row.frames] for row in rows]
+        html.write_text(
             text.render(
-                name=options.input.resolve().name,
-                rows=[{**cells(row), 'pictures': of} for row, of in zip(rows, pictures)],
+                name=source.resolve().name,
+                rows=[{**cells(row), 'pictures': of} for row, of in zip(rows, shown)],
                 titles=_TITLES,
                 trouble=trouble,
             )
         )
-        print(f'page    {options.html}')
+        print(f'page    {html}')
     return 0 if any(row.frames for row in rows) else 1
 
 
@@ -95,6 +94,7 @@ def look(path: Path) -> tuple[list[Row], list[str]]:
 
 
 def _of_bag(path: Path) -> tuple[list[Row], list[str]]:
+    # Of the extra `bags`, which pictures and videos do not need; so is what page.py imports.
     from dap_led_ros.replay.codec import Decoder, is_camera
     from dap_led_ros.replay.recording import Recording
 

@@ -11,14 +11,14 @@ says why. Driver and workers must see BAGs and OUT at the same paths.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import copy
 import functools
 import os
 import shutil
 import sys
 import threading
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,22 +26,25 @@ from tqdm import tqdm
 
 from dap_led_ros.inference import Enhancer
 from dap_led_ros.replay import measures, page, report, requirements, segments
-from dap_led_ros.replay import run as replay
 from dap_led_ros.replay.errors import clear
 from dap_led_ros.replay.measure import Measuring, measure_run
-from dap_led_ros.replay.run import Job
+from dap_led_ros.replay.options import ReplayOptions
+from dap_led_ros.replay.run import Job, prepare, replay
 from dap_led_ros.replay.video import write_videos
 
 RETRIES = 5
 """How often a task is begun again when its worker dies."""
 
 
-def run(options: argparse.Namespace) -> int:
-    """Replay all; 0 when each one succeeded."""
-    runs = _runs(options)
+def replay_all(bags: Sequence[Path], options: ReplayOptions, on_ray: bool = False) -> int:
+    """Replay all bags; 0 when each one succeeded.
+
+    :param options: of each; `out` is the folder of all, `bag` is of no matter.
+    """
+    runs = _runs(bags, options)
     alone = {name: _alone(options, bag, options.out / name) for name, bag in runs.items()}
     required = [requirements.parse(text) for text in options.require]
-    failures = (_on_ray if options.ray else _here)(alone)
+    failures = (_on_ray if on_ray else _here)(alone)
     missed = {name: _missed(options.out / name, required) for name in runs}
     short = {name: '; '.join(lines) for name, lines in missed.items() if lines}
     only_short = short and not failures
@@ -65,13 +68,13 @@ def _missed(out: Path, required: list[requirements.Requirement]) -> list[str]:
     return requirements.missed(segments.read_json(path), required) if path.is_file() else []
 
 
-def _runs(options: argparse.Namespace) -> dict[str, Path]:
+def _runs(bags: Sequence[Path], options: ReplayOptions) -> dict[str, Path]:
     """Recordings by the name of their folder below OUT.
 
     :raises ValueError: two have one name.
     """
     runs: dict[str, Path] = {}
-    for bag in options.bag:
+    for bag in bags:
         name = Path(os.path.abspath(bag)).name.removesuffix('.zstd')
         name = name.removesuffix('.mcap').removesuffix('.db3').removesuffix('.bag')
         if name in runs:
@@ -84,17 +87,16 @@ def _runs(options: argparse.Namespace) -> dict[str, Path]:
     return runs
 
 
-def _alone(options: argparse.Namespace, bag: Path, out: Path) -> argparse.Namespace:
+def _alone(options: ReplayOptions, bag: Path, out: Path) -> ReplayOptions:
     """The options of one recording: what is there already is gone on with."""
-    alone = copy.copy(options)
-    alone.bag, alone.out, alone.resume = bag.resolve(), out.resolve(), True
+    files = {}
     for name in ('model', 'detect'):  # a worker is in another folder
         if (path := getattr(options, name)) and Path(path).is_file():
-            setattr(alone, name, str(Path(path).resolve()))
-    return alone
+            files[name] = str(Path(path).resolve())
+    return replace(options, bag=bag.resolve(), out=out.resolve(), resume=True, **files)
 
 
-def _here(runs: dict[str, argparse.Namespace]) -> dict[str, str]:
+def _here(runs: dict[str, ReplayOptions]) -> dict[str, str]:
     """Replay one after the other; why some failed."""
     failures = {}
     for name, options in runs.items():
@@ -103,7 +105,7 @@ def _here(runs: dict[str, argparse.Namespace]) -> dict[str, str]:
             continue
         print(name)
         try:
-            if replay.run(options) == 1:
+            if replay(options) == 1:
                 failures[name] = 'interrupted'
         except (ImportError, ValueError, RuntimeError, OSError) as error:
             failures[name] = _reason(error)
@@ -113,7 +115,7 @@ def _here(runs: dict[str, argparse.Namespace]) -> dict[str, str]:
 # --- on a cluster ------------------------------------------------------------------------------
 
 
-def _on_ray(runs: dict[str, argparse.Namespace]) -> dict[str, str]:
+def _on_ray(runs: dict[str, ReplayOptions]) -> dict[str, str]:
     """Replay on the cluster that RAY_ADDRESS names, or on this machine's own; why some failed."""
     try:
         import ray
@@ -127,7 +129,7 @@ def _on_ray(runs: dict[str, argparse.Namespace]) -> dict[str, str]:
     tasks: list[Any] = []
     for name, options in runs.items():
         try:
-            job = replay.prepare(options)
+            job = prepare(options)
             job.begin()
         except (ValueError, RuntimeError, OSError) as error:
             failures[name] = _reason(error)

@@ -6,7 +6,6 @@ written, video.py and report.py show it.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import shutil
 import statistics
@@ -14,7 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import astuple, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -43,6 +42,7 @@ from dap_led_ros.replay.codec import (
 )
 from dap_led_ros.replay.enhance import Plan, Work, enhance_recording
 from dap_led_ros.replay.measure import Detection, Measuring, measure_run
+from dap_led_ros.replay.options import ReplayOptions
 from dap_led_ros.replay.recording import Recording
 from dap_led_ros.replay.topics import CAMERA_INFO, Topic
 from dap_led_ros.replay.video import write_videos
@@ -56,7 +56,7 @@ ALONE_FRAMES, ALONE_SECONDS = 10, 0.5
 class Job:
     """One recording to replay; other processes may do parts of it."""
 
-    options: argparse.Namespace
+    options: ReplayOptions
     what: Plan
     references: dict[str, str]
     """Topic of the reference by topic of the camera."""
@@ -79,7 +79,7 @@ class Job:
 
     def enhance(self, enhancer: Enhancer, todo: list[int], stopped: threading.Event) -> Work:
         """Write segments."""
-        storage = self.options.format or self.what.recording.storage
+        storage = self.options.storage or self.what.recording.storage
         version = 8 if self.options.humble else 9
         return enhance_recording(self.what, enhancer, self.out, todo, storage, version, stopped)
 
@@ -94,7 +94,7 @@ class Job:
         return Measuring(self.references, options.features, detection, metrics, known)
 
 
-def prepare(options: argparse.Namespace) -> Job:
+def prepare(options: ReplayOptions) -> Job:
     """Look at the recording and at the options; nothing is written yet.
 
     :raises ValueError: they do not fit, or OUT holds something else.
@@ -103,25 +103,26 @@ def prepare(options: argparse.Namespace) -> Job:
     out: Path = options.out
     asked = {
         'bag': str(options.bag.resolve()),
-        'topics': options.topic,
+        'topics': list(options.topics),
         # Without topics they decide which cameras there are.
-        'references': [] if options.topic else options.reference,
+        'references': [] if options.topics else list(options.references),
         'model': options.model,
-        'format': options.format,
+        'format': options.storage,
         'humble': options.humble,
     }
     before = _may_write(out, asked, options.resume)
     if options.device == 'auto':
         # Another runtime rounds otherwise: the whole run, and all its workers, have the same.
-        options.device = before.get('device') or _fastest(options.model)
+        device = before.get('device') or _fastest(options.model)
+        options = replace(options, device=device)
     asked['device'] = options.device
     # Here, since a cluster's workers load it too late to tell.
     model = weights.find(options.model)
     recording = Recording(options.bag)
-    _note_left_out(recording, options.format or recording.storage)
+    _note_left_out(recording, options.storage or recording.storage)
     for line in recording.trouble:
         print(f'dap-led: {line}', file=sys.stderr)
-    what = plan(recording, options.topic, [_camera_of(name)[1] for name in options.reference])
+    what = plan(recording, options.topics, [_camera_of(name)[1] for name in options.references])
     # A recorder may still write the bag, a training the model: segments would not fit together.
     files = {
         'weights': (model, hashlib.sha256(model.read_bytes()).hexdigest()[:12]),
@@ -134,7 +135,7 @@ def prepare(options: argparse.Namespace) -> Job:
         asked[name] = value
     asked['no_reference'] = options.iqa
     asked['others'] = what.reasons
-    return Job(options, what, _references(options.reference, recording, what), asked)
+    return Job(options, what, _references(options.references, recording, what), asked)
 
 
 def _fastest(model: str) -> str:
@@ -160,7 +161,7 @@ def _note_left_out(recording: Recording, storage: str) -> None:
         )
 
 
-def plan(recording: Recording, names: list[str], leave_out: Collection[str] = ()) -> Plan:
+def plan(recording: Recording, names: Sequence[str], leave_out: Collection[str] = ()) -> Plan:
     """Find the cameras.
 
     :param names: image topics; none: all whose first frame is colour or grey, but for `leave_out`.
@@ -294,13 +295,13 @@ class _Alone:
         }
 
 
-def run(options: argparse.Namespace) -> int:
+def replay(options: ReplayOptions) -> int:
     """Replay, measure and report; 0: done, 1: stopped, 3: a requirement is missed."""
     report.check_libraries()
     required = [requirements.parse(text) for text in options.require]
     job = prepare(options)
     # Before the long work: what is wrong with it shall show now.
-    enhancer = Enhancer.load(options.model, options.device)
+    enhancer = Enhancer.load(options.model, job.options.device)
     measuring = job.measuring()
     if measuring.known:
         names = [topic.name for topic in job.what.cameras]
@@ -374,7 +375,7 @@ def _camera_of(reference: str) -> tuple[str, str]:
     return camera, topic
 
 
-def _references(given: list[str], recording: Recording, what: Plan) -> dict[str, str]:
+def _references(given: Sequence[str], recording: Recording, what: Plan) -> dict[str, str]:
     """Topic of the reference by topic of the camera, from TOPIC or CAMERA=TOPIC."""
     cameras = [topic.name for topic in what.cameras]
     images = [topic.name for topic in recording.topics if is_camera(topic)]
