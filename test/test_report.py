@@ -25,6 +25,8 @@ from conftest import wait_until
 from test_replay import CAMERAS, FRAMES, done, run, small_frames, write  # noqa: F401, done
 
 from dap_led_ros.inference import Enhancer
+from dap_led_ros.metrics import intervals, matching
+from dap_led_ros.metrics.luma import luma
 from dap_led_ros.replay import compare, measure, measures, report, segments, tally
 from dap_led_ros.replay import page as pages
 from dap_led_ros.replay.tally import Tally
@@ -62,7 +64,7 @@ def test_ssim_is_that_of_the_training(night):
 
 
 def test_features_of_a_shifted_picture_agree(night):
-    grey = measures.luma(night[1])
+    grey = luma(night[1])
     features = measures.Features()
     first = features.measure(grey[20:-20, 20:-20])
     moved = features.measure(grey[14:-26, 11:-29])
@@ -75,7 +77,7 @@ def test_features_of_a_shifted_picture_agree(night):
 
 
 def test_objects_are_followed():
-    tracks = measures.Tracks()
+    tracks = matching.Tracks()
     box = np.array([0.0, 0.0, 10.0, 10.0])
     for step in range(5):
         assert tracks.follow(np.array([box + step, box + 100]), np.array([2, 7])) == []
@@ -92,11 +94,11 @@ def test_the_interval_covers_what_it_says():
     covered = 0
     for _ in range(200):
         smooth = np.convolve(rng.normal(0, 1, 305), np.ones(6) / 6, 'valid')
-        found = measures.paired(np.zeros(300), smooth + 0.3, draws=400)
+        found = intervals.paired(np.zeros(300), smooth + 0.3, draws=400)
         covered += found.low <= 0.3 <= found.high
     assert 170 <= covered <= 199
-    assert not measures.paired([1.0], [2.0]).sure
-    assert measures.paired(np.zeros(50), np.ones(50)).sure
+    assert not intervals.paired([1.0], [2.0]).sure
+    assert intervals.paired(np.zeros(50), np.ones(50)).sure
 
 
 def test_json_and_csv_hold_every_frame(done):  # noqa: F811
@@ -438,12 +440,12 @@ def test_true_detections_at_a_precision():
         ['car', 0.5, 20, 0, 30, 10],  # true
         ['bus', 0.3, 50, 0, 60, 10],  # of what the reference is not sure of
     ]
-    judged = measures.true_positives(found, truth)
+    judged = matching.true_positives(found, truth)
     counts = Counter(judged)
     assert judged == [(0.8, True), (0.7, False), (0.6, False), (0.5, True), (0.3, False)]
-    assert [measures.most_true(counts, share) for share in (1.0, 0.5, 0.4, 0.1)] == [1, 2, 2, 2]
-    assert measures.most_true(Counter([(0.5, True), (0.5, False)]), 0.9) == 0
-    assert measures.most_true(Counter(), 0.5) == 0
+    assert [matching.most_true(counts, share) for share in (1.0, 0.5, 0.4, 0.1)] == [1, 2, 2, 2]
+    assert matching.most_true(Counter([(0.5, True), (0.5, False)]), 0.9) == 0
+    assert matching.most_true(Counter(), 0.5) == 0
 
 
 @pytest.mark.parametrize(

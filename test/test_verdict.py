@@ -13,7 +13,8 @@ pytest.importorskip('plotly', reason='plotly is not installed')
 
 from test_replay import run, write
 
-from dap_led_ros.replay import measure, measures, requirements, verdict
+from dap_led_ros.metrics.luma import luma
+from dap_led_ros.replay import measure, requirements, verdict
 from dap_led_ros.replay.pairs import Pair
 from dap_led_ros.replay.tally import Tally
 
@@ -40,7 +41,7 @@ def test_help_and_harm_name_what_they_are_of():
 def test_auto_is_one_gain_as_bright_as_the_enhanced_frame(night):
     dark, bright = night
     auto = verdict.auto(dark, bright)
-    assert measures.luma(auto).mean() == pytest.approx(measures.luma(bright).mean(), rel=0.02)
+    assert luma(auto).mean() == pytest.approx(luma(bright).mean(), rel=0.02)
     # One number for all pixels: equal values stay equal, and greater ones are not less.
     table = {}
     for before, after in zip(dark[::7, ::7].ravel().tolist(), auto[::7, ::7].ravel().tolist()):

@@ -28,6 +28,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from dap_led_ros.metrics.psnr import PSNR_CAP
 from dap_led_training import chart, configuration, judge, judge_generator, metrics
 from dap_led_training.data import pairs as data
 from dap_led_training.data.photographs import find_photographs, read_rgb
@@ -39,8 +40,6 @@ from dap_led_training.train import TrainConfig
 
 SIZES = ((16, 16), (17, 31), (333, 241), (640, 480), (1279, 719), (1920, 1080))
 RECIPE = Path(__file__).parent / 'configs' / 'nano.yaml'
-PSNR_CAP = 50.0
-"""Of the night sets, dB: by day a frame may come back untouched."""
 
 FRAMES_PROTOCOL = (
     'whole frames, RGB; enhanced frames clamped and rounded to 8 bit; brightness not matched to '

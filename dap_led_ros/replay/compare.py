@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dap_led_ros.metrics import intervals
 from dap_led_ros.replay import measures, page, report, segments, tally, verdict
 from dap_led_ros.replay.tally import Tally
 
@@ -108,7 +109,7 @@ def compare(
             if name in left_out or not both.any():
                 continue
             measure = measures.of(name)
-            difference = measures.paired(in_a[both], in_b[both])
+            difference = intervals.paired(in_a[both], in_b[both])
             own = [_own(of[topic], name, count, both) for of in (a, b)]
             better = difference.mean * measure.better if difference.sure else 0
             lines.append(

@@ -17,7 +17,7 @@ from dap_led_ros import image_codec, media, pictures
 from dap_led_ros.inference.frames import MIN_SIDE
 from dap_led_ros.inference.scorer import DegradationScorer
 from dap_led_ros.inference.stream import StreamSettings
-from dap_led_ros.replay import measures
+from dap_led_ros.metrics.luma import luma
 
 FRAMES = 8
 """Looked at of each camera, at the most."""
@@ -212,7 +212,7 @@ def _judge(row: Row, frames: list[np.ndarray]) -> None:
         return
     sizes = dict.fromkeys(f'{of.shape[1]}x{of.shape[0]}' for of in frames)
     row.size = ', '.join(sizes)
-    row.brightness = float(np.mean([measures.luma(of).mean() for of in frames]))
+    row.brightness = float(np.mean([luma(of).mean() for of in frames]))
     scorer = DegradationScorer()
     scores = [scorer.score(of) for of in frames if min(of.shape[:2]) >= MIN_SIDE]
     if not scores:

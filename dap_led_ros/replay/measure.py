@@ -22,6 +22,8 @@ from typing import Any
 import cv2
 from tqdm import tqdm
 
+from dap_led_ros.metrics import matching
+from dap_led_ros.metrics.luma import luma
 from dap_led_ros.replay import measures, odometry, segments, verdict
 from dap_led_ros.replay.background import in_background
 from dap_led_ros.replay.no_reference import NoReference
@@ -43,7 +45,7 @@ def basic(pair: Pair) -> Row:
     row: Row = {}
     for side in SIDES:
         frame = getattr(pair, side)
-        found = measures.basic(frame, measures.luma(frame))
+        found = measures.basic(frame, luma(frame))
         row[side] = measures.at_brightness(found, row.get('before', found)['brightness'])
         if pair.reference is not None:
             row[side] |= measures.full_reference(frame, pair.reference)
@@ -61,7 +63,7 @@ class Features:
     def measure(self, pair: Pair) -> Row:
         """Keypoints, matches and inliers of each side."""
         return {
-            side: self._orb[pair.row['topic'], side].measure(measures.luma(getattr(pair, side)))
+            side: self._orb[pair.row['topic'], side].measure(luma(getattr(pair, side)))
             for side in SIDES
         }
 
@@ -74,7 +76,7 @@ class Detection:
         from dap_led_ros.detection.yolo import Detector
 
         # Weak ones too: with a reference, the best threshold is chosen for each side.
-        self._detector = Detector(model, allow_pickle=allow_pickle, confidence=measures.WEAKEST)
+        self._detector = Detector(model, allow_pickle=allow_pickle, confidence=matching.WEAKEST)
         self.model = model
         self.digest = hashlib.sha256(Path(model).expanduser().read_bytes()).hexdigest()[:12]
 
@@ -83,7 +85,7 @@ class Detection:
         row: Row = {}
         for side in SIDES:
             objects = _objects(self._detector.detect(getattr(pair, side)))
-            sure = measures.sure(objects)
+            sure = matching.sure(objects)
             row[side] = {'detections': float(len(sure))}
             if sure:
                 row[side]['confidence'] = sum(thing[1] for thing in sure) / len(sure)

@@ -5,12 +5,14 @@ Frames are (H, W, 3) uint8 RGB; luma is BT.601, 0 to 255, as (H, W) uint8.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+
+from dap_led_ros.metrics.luma import luma
+from dap_led_ros.metrics.psnr import PSNR_CAP, psnr
+from dap_led_ros.metrics.ssim import WINDOW, ssim
 
 SIDES = ('before', 'auto', 'after')
 """The camera's frame, the same times one gain (see verdict.py), and the enhanced one."""
@@ -156,17 +158,8 @@ def of(name: str) -> Measure:
 
 FEATURES = 1000
 RATIO = 0.8
-MOST_PSNR = 50.0
-"""Of frames that are equal; without it one of them would outweigh all others in a mean."""
-WEAKEST, SURE, TRUE = 0.05, 0.25, 0.5
-"""Scores from which detections are kept, counted, and on the reference taken for true."""
 PRECISIONS = (0.8, 0.9, 0.95)
 _IMMERKAER = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
-
-
-def luma(frame: np.ndarray) -> np.ndarray:
-    """Luma of a frame."""
-    return cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
 
 
 def basic(frame: np.ndarray, grey: np.ndarray) -> dict[str, float]:
@@ -249,137 +242,7 @@ class Features:
 
 def full_reference(frame: np.ndarray, reference: np.ndarray) -> dict[str, float]:
     """PSNR and, where the window fits inside, SSIM of frames of one size."""
-    found = {'psnr': min(cv2.PSNR(frame, reference), MOST_PSNR)}
-    if min(frame.shape[:2]) >= 11:
+    found = {'psnr': psnr(frame, reference, PSNR_CAP)}
+    if min(frame.shape[:2]) >= WINDOW:
         found['ssim'] = ssim(luma(frame), luma(reference))
     return found
-
-
-def ssim(a: np.ndarray, b: np.ndarray) -> float:
-    """Structural similarity (Wang et al. 2004) of two lumas, where the window fits inside."""
-    x, y = a.astype(np.float32), b.astype(np.float32)
-
-    def mean(image: np.ndarray) -> np.ndarray:
-        return cv2.GaussianBlur(image, (11, 11), 1.5)[5:-5, 5:-5]
-
-    mx, my = mean(x), mean(y)
-    vx, vy, covariance = mean(x * x) - mx * mx, mean(y * y) - my * my, mean(x * y) - mx * my
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    index = (2 * mx * my + c1) * (2 * covariance + c2)
-    return float((index / ((mx * mx + my * my + c1) * (vx + vy + c2))).mean())
-
-
-class Tracks:
-    """Detections followed from frame to frame: the same class, overlap of at least 0.3 (IoU)."""
-
-    def __init__(self) -> None:
-        """Begin without objects."""
-        self._alive: list[tuple[Any, np.ndarray, int]] = []
-
-    def follow(self, boxes: Iterable[np.ndarray], labels: Iterable[Any]) -> list[tuple[Any, int]]:
-        """Take a frame's detections; (label, frames) of the tracks that ended before it."""
-        grown: list[tuple[Any, np.ndarray, int]] = []
-        free = list(self._alive)
-        for box, label in zip(boxes, labels):
-            same = [track for track in free if track[0] == label]
-            overlaps = [iou(box, track[1]) for track in same]
-            if overlaps and max(overlaps) >= 0.3:
-                track = same[int(np.argmax(overlaps))]
-                free = [other for other in free if other is not track]
-                grown.append((label, box, track[2] + 1))
-            else:
-                grown.append((label, box, 1))
-        self._alive = grown
-        return [(label, length) for label, _, length in free]
-
-    def end(self) -> list[tuple[Any, int]]:
-        """(label, frames) of the tracks that were still going on."""
-        return self.follow([], [])
-
-
-def iou(a: np.ndarray, b: np.ndarray) -> float:
-    """Intersection over union of two boxes (left, top, right, bottom)."""
-    size = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
-    if (size <= 0).any():
-        return 0.0
-    common = float(size.prod())
-    return common / (float((a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod()) - common)
-
-
-def sure(objects: Sequence[Sequence[Any]]) -> list[Sequence[Any]]:
-    """The detections that count, of [class, score, left, top, right, bottom]."""
-    return [thing for thing in objects if thing[1] >= SURE]
-
-
-def true_positives(
-    found: Sequence[Sequence[Any]], truth: Sequence[Sequence[Any]]
-) -> list[tuple[float, bool]]:
-    """Score of each detection of a frame and whether it is true.
-
-    True is one that overlaps by at least half (IoU) with an object of its class on the reference,
-    each of which is found once; the surest choose first.
-
-    :param found: [class, score, left, top, right, bottom] of each, and of the reference's objects.
-    """
-    free = [thing for thing in truth if thing[1] >= TRUE]
-    judged = []
-    for thing in sorted(found, key=lambda thing: -thing[1]):
-        same = [other for other in free if other[0] == thing[0]]
-        overlaps = [iou(np.array(thing[2:]), np.array(other[2:])) for other in same]
-        hit = bool(overlaps) and max(overlaps) >= 0.5
-        if hit:
-            free.remove(same[int(np.argmax(overlaps))])
-        judged.append((thing[1], hit))
-    return judged
-
-
-def most_true(judged: Counter[tuple[float, bool]], precision: float) -> int:
-    """The most true detections that any threshold of the score lets through at this precision.
-
-    :param judged: how many detections have a score and are true or not.
-    """
-    most = hits = found = 0
-    for score in sorted({score for score, _ in judged}, reverse=True):
-        hits += judged[score, True]
-        found += judged[score, True] + judged[score, False]
-        if hits / found >= precision:
-            most = hits
-    return most
-
-
-# --- statistics --------------------------------------------------------------------------------
-
-
-class Paired(NamedTuple):
-    """Mean of paired differences with a 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
-    count: int
-
-    @property
-    def sure(self) -> bool:
-        """Whether the interval leaves out zero."""
-        return self.low > 0 or self.high < 0
-
-
-def paired(a: Sequence[float], b: Sequence[float], draws: int = 2000) -> Paired:
-    """Mean of b - a over frames, with a bootstrap interval (percentiles) of blocks.
-
-    Neighbouring frames are alike: whole blocks of about the square root of their number are drawn,
-    in a circle, so that the interval is not too narrow.
-    """
-    difference = np.asarray(b, float) - np.asarray(a, float)
-    count = len(difference)
-    if count < 2:
-        mean = float(difference.mean()) if count else float('nan')
-        return Paired(mean, float('-inf'), float('inf'), count)
-    block = max(1, round(count**0.5))
-    blocks = -(-count // block)
-    # Mean of every block from its running sum, so that long recordings need no large table.
-    running = np.concatenate([[0.0], np.cumsum(np.concatenate([difference, difference[:block]]))])
-    means = (running[block : block + count] - running[:count]) / block
-    starts = np.random.default_rng(0).integers(0, count, (draws, blocks))
-    low, high = np.percentile(means[starts].mean(axis=1), [2.5, 97.5])
-    return Paired(float(difference.mean()), float(low), float(high), count)

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
+from dap_led_ros.metrics.luma import luma
 from dap_led_ros.replay import measures
 from dap_led_ros.replay.codec import camera_info_name
 from dap_led_ros.replay.pairs import Pair
@@ -219,7 +220,7 @@ class Odometry:
         camera = self._known.cameras.get(topic) or _guess(pair.before.shape)
         found = {}
         for side in measures.SIDES:
-            row = self._side(topic, side, stamp, measures.luma(getattr(pair, side)), camera)
+            row = self._side(topic, side, stamp, luma(getattr(pair, side)), camera)
             if row:
                 found[side] = row
         return found

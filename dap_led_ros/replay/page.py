@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from dap_led_ros.metrics import matching
 from dap_led_ros.replay import measure as measuring
 from dap_led_ros.replay import measures, verdict
 from dap_led_ros.replay.measure import SIDES
@@ -105,7 +106,7 @@ def _pictures(
         for pair in pairs(out, journal, only=here):
             key = pair.row['topic'], pair.row['index']
             frames = [
-                _framed(getattr(pair, side), measures.sure(objects.get((*key, side), ())))
+                _framed(getattr(pair, side), matching.sure(objects.get((*key, side), ())))
                 for side in SIDES
             ]
             for width in wanted[key]:

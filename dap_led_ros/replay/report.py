@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dap_led_ros.metrics import intervals, matching
 from dap_led_ros.replay import measures, no_reference, page, segments, tally, verdict
 from dap_led_ros.replay.measure import SIDES
 from dap_led_ros.replay.tally import Tally
@@ -130,7 +131,7 @@ def _summaries(camera: Tally) -> dict[str, dict[str, Any]]:
         before, auto, after = (camera[f'{name}_{side}'][enhanced] for side in SIDES)
         both = ~np.isnan(before) & ~np.isnan(after)
         if both.any():
-            difference = measures.paired(before[both], after[both])
+            difference = intervals.paired(before[both], after[both])
             found[name] = {
                 'before': float(before[both].mean()),
                 'after': float(after[both].mean()),
@@ -140,7 +141,7 @@ def _summaries(camera: Tally) -> dict[str, dict[str, Any]]:
             both &= ~np.isnan(auto)
             if both.any():
                 found[name]['auto'] = float(auto[both].mean())
-                found[name]['own'] = _interval(measures.paired(auto[both], after[both]))
+                found[name]['own'] = _interval(intervals.paired(auto[both], after[both]))
     for name in measures.PER_PAIR:
         values = camera[name][enhanced]
         values = values[~np.isnan(values)]
@@ -155,7 +156,7 @@ def _summaries(camera: Tally) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _interval(difference: measures.Paired) -> dict[str, float | None]:
+def _interval(difference: intervals.Paired) -> dict[str, float | None]:
     """A difference and its interval; one frame alone has none."""
     several = difference.count > 1
     return {
@@ -189,7 +190,7 @@ def _true(camera: Tally) -> dict[str, Any]:
         'objects': camera.objects,
         'at': {
             f'{100 * precision:.0f} %': {
-                side: measures.most_true(camera.judged[side], precision) for side in SIDES
+                side: matching.most_true(camera.judged[side], precision) for side in SIDES
             }
             for precision in measures.PRECISIONS
         },

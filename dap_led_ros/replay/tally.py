@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from dap_led_ros.metrics import matching
 from dap_led_ros.replay import measure, measures, segments
 from dap_led_ros.replay.measure import SIDES
 from dap_led_ros.replay.verdict import OUTCOMES
@@ -48,7 +49,7 @@ class Tally:
         """What may have got worse, the most of it; the column `loss` has places in this list."""
         self._integers = {'time': array('q'), 'outcome': array('b'), 'loss': array('b')}
         self._numbers = {name: array('f') for name in NUMBERS}
-        self._tracks = {side: measures.Tracks() for side in SIDES}
+        self._tracks = {side: matching.Tracks() for side in SIDES}
         self._brightness: dict[str, float] = {}
 
     def __len__(self) -> int:
@@ -101,7 +102,7 @@ class Tally:
 
     def _count_objects(self, row: Row) -> None:
         for side in SIDES:
-            sure = measures.sure(row.get(f'objects_{side}', ()))
+            sure = matching.sure(row.get(f'objects_{side}', ()))
             for label, score, *_ in sure:
                 self.scores[side, label][0] += 1
                 self.scores[side, label][1] += score
@@ -110,10 +111,10 @@ class Tally:
             self._note(side, self._tracks[side].follow(boxes, labels))
         if (truth := row.get('objects_reference')) is not None:
             self.with_reference += 1
-            self.objects += sum(thing[1] >= measures.TRUE for thing in truth)
+            self.objects += sum(thing[1] >= matching.TRUE for thing in truth)
             for side in SIDES:
                 self.judged[side].update(
-                    measures.true_positives(row.get(f'objects_{side}', ()), truth)
+                    matching.true_positives(row.get(f'objects_{side}', ()), truth)
                 )
 
     def _note(self, side: str, ended: list[tuple[str, int]]) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from dap_led_ros.replay import measures
+from dap_led_ros.metrics import intervals
+from dap_led_ros.metrics.luma import luma
 
 OUTCOMES = ('enhanced', 'passed_through', 'refused')
 """What became of a frame; a tally holds places in this list."""
@@ -43,12 +44,12 @@ def auto(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """The frame before times one gain, as bright as after: (H, W, 3) uint8."""
     if after is before:
         return before
-    wanted = float(measures.luma(after).mean())
+    wanted = float(luma(after).mean())
     few = np.ascontiguousarray(before[::4, ::4])
     low, high = 1 / _MOST_GAIN, _MOST_GAIN
     for _ in range(18):  # clipped pixels make it no mere quotient
         gain = (low * high) ** 0.5
-        bright = measures.luma(cv2.LUT(few, _table(gain))).mean() > wanted
+        bright = luma(cv2.LUT(few, _table(gain))).mean() > wanted
         low, high = (low, gain) if bright else (gain, high)
     return cv2.LUT(before, _table((low * high) ** 0.5))
 
@@ -107,7 +108,7 @@ def of_camera(camera: Any) -> dict[str, Any]:
     of['neither'] = ~(helped | unchanged | harmed)
     shares = {}
     for name, frames in of.items():
-        found = measures.paired(np.zeros(known.sum()), 100.0 * frames[known])
+        found = intervals.paired(np.zeros(known.sum()), 100.0 * frames[known])
         low, high = (found.low, found.high) if found.count > 1 else (0.0, 100.0)
         shares[name] = {'share': found.mean, 'low': low, 'high': high}
     return {'frames': int(known.sum()), **shares} if known.any() else {}
