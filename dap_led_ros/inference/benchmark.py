@@ -30,6 +30,7 @@ import numpy as np
 from dap_led_ros import sample
 from dap_led_ros.inference import weights
 from dap_led_ros.inference.backends.onnx import RUNTIMES, OnnxBackend, default_threads
+from dap_led_ros.inference.backends.torch import TorchBackend
 from dap_led_ros.inference.enhancer import Enhancer
 from dap_led_ros.inference.info import describe
 from dap_led_ros.metrics.baselines import clahe
@@ -203,8 +204,6 @@ def _eager(model: str, device: str, threads: int) -> Enhancer | None:
     if not path.is_file():
         return None
     try:
-        from dap_led_ros.inference.backends.torch import TorchBackend
-
         device = 'auto' if device == 'tensorrt' else device
         return Enhancer(TorchBackend(path, device, threads, 'fp32'), path.stem)
     except (OSError, RuntimeError, ValueError) as error:

@@ -30,6 +30,7 @@ from mcap.stream_reader import StreamReader, breakup_chunk
 from mcap.summary import Summary
 from rosbags.rosbag2.metadata import parse_qos
 
+from dap_led_ros.replay.ros1_file import from_ros1
 from dap_led_ros.replay.topics import Contents, SentRecord, Topic, complete, short
 
 _QOS, _DIGEST = 'offered_qos_profiles', 'topic_type_hash'
@@ -304,8 +305,6 @@ def _topic(channel: Channel, schema: Schema | None) -> tuple[Topic, Any]:
     qos = parse_qos(words.get(_QOS, ''))
     encoding = channel.message_encoding
     if encoding == 'ros1' and schema:
-        from dap_led_ros.replay.ros1_file import from_ros1
-
         return from_ros1(channel.topic, schema.name, schema.data.decode(errors='replace'), qos)
     if encoding == 'cdr' and schema and schema.encoding in ('ros2msg', 'ros2idl', ''):
         text = schema.data.decode(errors='replace')
