@@ -5,7 +5,7 @@
 
 On a cluster every segment of every recording is a task, and then every segment to measure is one;
 at last each recording's videos and report. When a worker dies, Ray starts its task again: that one
-segment is redone, and nothing twice. Segments are the same bytes as from one process; enhancing.py
+segment is redone, and nothing twice. Segments are the same bytes as from one process; enhance.py
 says why. Driver and workers must see BAGs and OUT at the same paths.
 """
 

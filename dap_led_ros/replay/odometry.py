@@ -205,7 +205,7 @@ def _chain(transforms: dict[Any, Any], body: str, camera: str) -> np.ndarray | N
 
 
 class Odometry:
-    """The stage of measuring.py: each camera and side with frames of its own before."""
+    """The stage of measure.py: each camera and side with frames of its own before."""
 
     def __init__(self, known: Known) -> None:
         """Begin without frames before."""

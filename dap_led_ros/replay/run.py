@@ -1,6 +1,6 @@
 """dap-led replay: a recording in; the same recording with enhanced cameras, and a report, out.
 
-What is to be enhanced is found first; enhancing.py writes it, measuring.py measures what was
+What is to be enhanced is found first; enhance.py writes it, measure.py measures what was
 written, video.py and report.py show it.
 """
 

@@ -224,7 +224,7 @@ def _frames_path(out: Path, index: int) -> Path:
 
 
 def measured_path(out: Path, index: int) -> Path:
-    """Where measuring.py writes what it measured of a segment."""
+    """Where measure.py writes what it measured of a segment."""
     return out / 'segments' / f'{index}.measures.json'
 
 
