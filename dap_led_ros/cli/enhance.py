@@ -32,13 +32,13 @@ def _run(options: argparse.Namespace) -> int:
 
     return enhance_files.run(
         enhance_files.EnhanceOptions(
-            options.input,
-            options.output,
-            options.model,
-            options.device,
-            options.overwrite,
-            options.recursive,
-            options.resume,
-            options.temporal,
+            input=options.input,
+            output=options.output,
+            model=options.model,
+            device=options.device,
+            overwrite=options.overwrite,
+            recursive=options.recursive,
+            resume=options.resume,
+            temporal=options.temporal,
         )
     )

@@ -71,14 +71,14 @@ def _run(options: argparse.Namespace) -> int:
         raise RuntimeError(f"export needs the extra: pip install '.[train]' ({error})") from None
     return export.run(
         export.ExportOptions(
-            options.model,
-            options.output,
-            options.precision,
-            options.frames,
-            options.prior,
-            options.history,
-            options.calibrate,
-            options.terms,
-            options.untrained,
+            model=options.model,
+            output=options.output,
+            precision=options.precision,
+            frames=options.frames,
+            prior=options.prior,
+            history=options.history,
+            calibrate=options.calibrate,
+            terms=options.terms,
+            untrained=options.untrained,
         )
     )
