@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 from tqdm import tqdm
 
-from dap_led_ros import media, pictures, stopping, video_file
+from dap_led_ros import media, pictures, sources, stopping, video_file
 from dap_led_ros.inference import Enhancer, weights
 from dap_led_ros.inference.stream import WARM_UP, StreamSettings
 
@@ -187,7 +187,7 @@ def _plain_video(
     options: EnhanceOptions, source: Path, output: Path, stopped: threading.Event
 ) -> int:
     """By OpenCV: pictures at a steady rate and nothing else."""
-    opened = media.open_source(source)
+    opened = sources.open_source(source)
     if options.resume:
         raise ValueError('--resume of a video needs PyAV and .mp4, .mov, .mkv or .webm')
     frames = 0

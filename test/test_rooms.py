@@ -36,7 +36,7 @@ OPTIONAL = {
 OURS = {
     'cli/': 'only the verb that runs loads its code: dap-led doctor runs where OpenCV does not',
     'doctor.py': 'it says what is wrong with the import',
-    'media.py': 'bags: extra bags',
+    'sources.py': 'bags: extra bags',
     'replay/look.py': 'bags: extra bags',
     'replay/measure.py': 'the detector, if one is asked for',
     'inference/backends/torch.py': 'torch',

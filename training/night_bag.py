@@ -18,8 +18,8 @@ import cv2
 import numpy as np
 from rosbags.rosbag2 import StoragePlugin, Writer
 
-from dap_led_ros.media import open_source
 from dap_led_ros.replay.recording import IMAGE, STORE
+from dap_led_ros.sources import open_source
 from dap_led_training.degradation.independent import night
 
 TOPICS = ('/camera/image_raw', '/camera/reference')
