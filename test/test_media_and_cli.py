@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import write_bag
 
-from dap_led_ros import doctor, media, sources
+from dap_led_ros import doctor, image_codec, media, sources
 from dap_led_ros.cli import main
 from dap_led_ros.inference import Enhancer
 
@@ -165,7 +165,7 @@ def test_frames_of_a_bag_that_cannot_be_decoded_are_skipped_and_said(tmp_path, n
     def decode_but_the_second(decoder, data):
         calls.append(data)
         if len(calls) == 2:
-            raise media.image_codec.MalformedImageError('broken')
+            raise image_codec.MalformedImageError('broken')
         return decode(decoder, data)
 
     monkeypatch.setattr(codec.Decoder, 'decode', decode_but_the_second)
