@@ -82,7 +82,7 @@ setup(
             'weights/priors/*.*',
             'weights/priors/*/*',
             'sample/*',
-            'evaluation/templates/*',
+            'replay/templates/*',
         ],
         'dap_led_training': ['recipes/*/*.yaml', 'recipes/*/*/*.yaml', 'data/*.txt'],
     },

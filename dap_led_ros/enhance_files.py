@@ -2,44 +2,42 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 from tqdm import tqdm
 
-
-def add_command(commands: Any) -> None:
-    """Add it to the sub-parsers of dap-led."""
-    enhance = commands.add_parser('enhance', help='enhance a picture, a folder or a video')
-    add = enhance.add_argument
-    add('input', type=Path, metavar='INPUT')
-    add('output', type=Path, metavar='OUTPUT')
-    add('--model', default='nano', help='name, or path of an .onnx or .safetensors file')
-    add('--device', default='auto', help='auto, cpu or cuda')
-    add('--overwrite', action='store_true', help='replace files that exist')
-    add('--recursive', action='store_true', help='of a folder: the folders in it, too')
-    add('--resume', action='store_true', help='go on where an interrupted run has stopped')
-    add(
-        '--temporal',
-        action=argparse.BooleanOptionalAction,
-        help='let what came before into a frame, of models that take it; default: of a video. '
-        'Of a folder: its pictures, by name, are frames of one camera',
-    )
-    enhance.set_defaults(run=run)
+from dap_led_ros import media, pictures, sources, stopping, video_file
+from dap_led_ros.inference import Enhancer, weights
+from dap_led_ros.inference.stream import WARM_UP, StreamSettings
 
 
-def run(options: argparse.Namespace) -> int:
+@dataclass(frozen=True)
+class EnhanceOptions:
+    """What `dap-led enhance` is asked for."""
+
+    input: Path
+    output: Path
+    model: str = weights.DEFAULT
+    device: str = 'auto'
+    overwrite: bool = False
+    recursive: bool = False
+    """Of a folder: the folders in it, too."""
+    resume: bool = False
+    """Go on where an interrupted run has stopped."""
+    temporal: bool | None = None
+    """Let what came before into a frame; None: of a video."""
+
+
+def run(options: EnhanceOptions) -> int:
     """Enhance INPUT into OUTPUT; 0 when all is there, 1 when something is missing."""
-    import cv2
-
-    from dap_led_ros import media, stopping, video_file
-
     # Our own message says what is wrong with a file.
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     source, output = options.input, options.output
@@ -67,38 +65,29 @@ def run(options: argparse.Namespace) -> int:
 # --- pictures ----------------------------------------------------------------------------------
 
 
-def _picture(options: argparse.Namespace, source: Path, output: Path) -> int:
-    from dap_led_ros.inference import Enhancer
-
+def _picture(options: EnhanceOptions, source: Path, output: Path) -> int:
     _may_write(source, output, options.overwrite)
     enhancer = Enhancer.load(options.model, options.device)
     _enhance_picture(_frame_by_frame(enhancer, False), source, output)
     return 0
 
 
-def _frame_by_frame(enhancer: Any, temporal: bool) -> Callable[[Any], Any]:
+def _frame_by_frame(enhancer: Enhancer, temporal: bool) -> Callable[[Any], Any]:
     """What enhances a frame, each alone or as the next one of a camera."""
     if not (temporal and enhancer.remembers):
         return lambda frame: enhancer.enhance(frame).frame
-    from dap_led_ros.inference.stream import StreamSettings
-
     stream = enhancer.stream(StreamSettings('always'))
     return lambda frame: stream.enhance(frame).frame
 
 
 def _enhance_picture(enhance: Callable[[Any], Any], source: Path, output: Path) -> None:
-    from dap_led_ros import pictures
-
     picture = pictures.read(source)
     picture.frame = enhance(picture.frame)
     pictures.write(output, picture)
 
 
-def _folder(options: argparse.Namespace, stopped: threading.Event) -> int:
+def _folder(options: EnhanceOptions, stopped: threading.Event) -> int:
     """Enhance what can be read; name what cannot, and count what is left alone."""
-    from dap_led_ros import media
-    from dap_led_ros.inference import Enhancer
-
     found, others = _in_folder(options)
     if not found:
         raise ValueError(
@@ -133,10 +122,8 @@ def _folder(options: argparse.Namespace, stopped: threading.Event) -> int:
     return 1 if failed or stopped.is_set() else 0
 
 
-def _in_folder(options: argparse.Namespace) -> tuple[list[Path], Counter[str]]:
+def _in_folder(options: EnhanceOptions) -> tuple[list[Path], Counter[str]]:
     """The pictures of a folder, and the number of other things by kind."""
-    from dap_led_ros import media
-
     found: list[Path] = []
     others: Counter[str] = Counter()
     for path in sorted(_walk(options.input, options.recursive, options.output.resolve())):
@@ -167,14 +154,8 @@ def _and(others: Counter[str]) -> str:
 # --- videos ------------------------------------------------------------------------------------
 
 
-def _video(
-    options: argparse.Namespace, source: Path, output: Path, stopped: threading.Event
-) -> int:
+def _video(options: EnhanceOptions, source: Path, output: Path, stopped: threading.Event) -> int:
     """Enhance a video frame by frame; its times and its sound are kept."""
-    from dap_led_ros import video_file
-    from dap_led_ros.inference import Enhancer
-    from dap_led_ros.inference.stream import WARM_UP
-
     if output.exists() and output.resolve() == source.resolve():
         raise ValueError(f'{output} is the input: choose another OUTPUT')
     enhancer = Enhancer.load(options.model, options.device)
@@ -203,13 +184,10 @@ def _video(
 
 
 def _plain_video(
-    options: argparse.Namespace, source: Path, output: Path, stopped: threading.Event
+    options: EnhanceOptions, source: Path, output: Path, stopped: threading.Event
 ) -> int:
     """By OpenCV: pictures at a steady rate and nothing else."""
-    from dap_led_ros import media, video_file
-    from dap_led_ros.inference import Enhancer
-
-    opened = media.open_source(source)
+    opened = sources.open_source(source)
     if options.resume:
         raise ValueError('--resume of a video needs PyAV and .mp4, .mov, .mkv or .webm')
     frames = 0

@@ -9,8 +9,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)
-"""Luminance of linear RGB (ITU-R BT.709)."""
+LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)
+"""Of linear RGB (ITU-R BT.709); metrics/luma.py has that of pictures."""
 
 
 def _decode(display: np.ndarray) -> np.ndarray:

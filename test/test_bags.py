@@ -19,7 +19,7 @@ from mcap.writer import CompressionType
 from mcap.writer import Writer as McapWriter
 from test_replay import IMAGE, STORE, image, run, small_frames, write
 
-from dap_led_ros.evaluation.recording import Recording
+from dap_led_ros.replay.recording import Recording
 
 QUICK = ('--no-video', '--no-features', '--no-iqa')
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
 import platform
@@ -10,14 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from dap_led_ros import model_commands
+from dap_led_ros import cli
 from dap_led_ros.inference import benchmark, weights
 
 
 def run(*arguments: str) -> int:
-    parser = argparse.ArgumentParser()
-    model_commands.add_commands(parser.add_subparsers())
-    options = parser.parse_args(arguments)
+    options = cli.parser().parse_args(arguments)
     return options.run(options)
 
 

@@ -13,7 +13,7 @@ pytest.importorskip('rclpy', reason='no ROS 2 here: source one, or let make test
 
 from conftest import ros_environment, write_bag
 
-from dap_led_ros import media
+from dap_led_ros import media, sources
 
 
 def demo(folder, *arguments: str) -> subprocess.CompletedProcess:
@@ -41,7 +41,7 @@ def test_the_sample_night_is_played_and_shown(tmp_path):
     camera, enhanced, reference = (picture[40:480, x : x + 640] for x in (0, 640, 1280))
     assert enhanced.mean() > 2 * camera.mean()
     assert cv2.PSNR(enhanced, reference) > cv2.PSNR(camera, reference) + 5
-    film = media.open_source(tmp_path / 'side_by_side.mp4')
+    film = sources.open_source(tmp_path / 'side_by_side.mp4')
     assert len(list(film.frames)) == received
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import shutil
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -363,17 +361,3 @@ def test_the_statistics_of_attention_fit_into_half_precision():
     for one, other in zip(exact, half):
         assert torch.isfinite(other).all()
         torch.testing.assert_close(other, one, rtol=2e-2, atol=0.5)
-
-
-@pytest.mark.parametrize(
-    ('old', 'new', 'name'),
-    [
-        ('dap_led_ros.inference.export', 'dap_led_ros.export', 'load_network'),
-        ('dap_led_ros.inference.checkpoint', 'dap_led_ros.checkpoints.checkpoint', 'load'),
-    ],
-)
-def test_former_places_still_import_and_name_the_new_one(old, new, name):
-    sys.modules.pop(old, None)
-    with pytest.warns(FutureWarning, match=f'is {new} now'):
-        module = importlib.import_module(old)
-    assert getattr(module, name) is getattr(importlib.import_module(new), name)

@@ -17,7 +17,7 @@ import pytest
 Image = pytest.importorskip('PIL.Image', reason='Pillow is not installed')
 from PIL import PngImagePlugin, features
 
-from dap_led_ros import media, pictures, video_file
+from dap_led_ros import media, pictures, sources, video_file
 from dap_led_ros.cli import main
 
 
@@ -432,5 +432,5 @@ def test_without_pyav_a_video_is_written_as_it_was(tmp_path, dark, capsys, monke
         "dap-led: without PyAV (extra 'video') a video loses sound and the times of its frames, "
         'and browsers do not play it'
     ]
-    source = media.open_source(tmp_path / 'out.mp4')
+    source = sources.open_source(tmp_path / 'out.mp4')
     assert len(list(source.frames)) == len(dark)

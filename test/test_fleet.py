@@ -18,7 +18,7 @@ pytest.importorskip('plotly', reason='plotly is not installed')
 
 from test_replay import TOPICS, read_with_rosbags, run, write
 
-from dap_led_ros.evaluation import enhancing
+from dap_led_ros.replay import enhance
 
 OPTIONS = ['--topic', '/front/image_raw', '--no-video', '--no-features']
 
@@ -60,7 +60,7 @@ def test_a_killed_worker_costs_a_segment_and_nothing_twice(tmp_path, monkeypatch
     program = (
         'import sys, ray; sys.path.insert(0, sys.argv.pop(1)); '
         'ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False); '
-        'import test_replay; test_replay.enhancing.PART_FRAMES = 8; '
+        'import test_replay; test_replay.enhance.PART_FRAMES = 8; '
         'sys.exit(test_replay.run(*sys.argv[1:]))'
     )
     here = str(Path(__file__).parent)
@@ -90,7 +90,7 @@ def test_a_killed_worker_costs_a_segment_and_nothing_twice(tmp_path, monkeypatch
         process.kill()
     assert process.returncode == 0, said
     assert killed == {path: path.stat().st_mtime_ns for path in killed}
-    monkeypatch.setattr(enhancing, 'PART_FRAMES', 8)
+    monkeypatch.setattr(enhance, 'PART_FRAMES', 8)
     for index in range(2):
         check(out, f'drive_{index}', written[index], frames)
         assert len([*out.glob(f'drive_{index}/segments/?.json')]) == 5

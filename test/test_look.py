@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-
 import cv2
 import numpy as np
 import pytest
@@ -17,8 +15,8 @@ from test_replay import FRAMES, TOPICS, write
 
 from dap_led_ros import media
 from dap_led_ros.cli import main
-from dap_led_ros.evaluation import look
-from dap_led_ros.evaluation.recording import Recording
+from dap_led_ros.replay import look
+from dap_led_ros.replay.recording import Recording
 
 
 def rows_of(path) -> dict[str, look.Row]:
@@ -115,5 +113,4 @@ def test_good_frames_would_pass(tmp_path, night):
     cv2.imwrite(str(tmp_path / 'day.png'), night[1][..., ::-1])
     (row,), _ = look.look(tmp_path / 'day.png')
     assert row.low_light < 0.5
-    options = argparse.Namespace(input=tmp_path / 'day.png', html=None, overwrite=False)
-    assert look.run(options) == 0
+    assert look.show(tmp_path / 'day.png') == 0

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import write_bag
 
-from dap_led_ros import doctor, media
+from dap_led_ros import doctor, image_codec, media, sources
 from dap_led_ros.cli import main
 from dap_led_ros.inference import Enhancer
 
@@ -55,7 +55,7 @@ def test_a_broken_video_leaves_nothing_behind(tmp_path, night):
 @pytest.mark.parametrize('rate', [1.0, 29.97, 66.66667, 97.531, 700.123])
 def test_videos_of_any_rate_and_of_odd_size(tmp_path, night, rate):
     write_video(tmp_path / 'v.mp4', [night[0][:121, :161]] * 3, rate)
-    source = media.open_source(tmp_path / 'v.mp4')
+    source = sources.open_source(tmp_path / 'v.mp4')
     assert source.rate == pytest.approx(rate, rel=0.001)
     assert next(source.frames).shape == (122, 162, 3)
 
@@ -76,7 +76,7 @@ def test_enhance_a_folder_and_name_what_is_broken(pictures, tmp_path, capsys):
 def test_enhance_a_video(tmp_path, night):
     write_video(tmp_path / 'in.mp4', [night[0]] * 7)
     assert main(['enhance', str(tmp_path / 'in.mp4'), str(tmp_path / 'out.mp4')]) == 0
-    before, after = (media.open_source(tmp_path / name) for name in ('in.mp4', 'out.mp4'))
+    before, after = (sources.open_source(tmp_path / name) for name in ('in.mp4', 'out.mp4'))
     assert (after.kind, after.rate) == ('video', pytest.approx(12.0))
     pairs = list(zip(before.frames, after.frames, strict=True))
     assert len(pairs) == 7
@@ -135,37 +135,37 @@ def test_an_empty_folder_says_what_it_looked_for(tmp_path, capsys):
 
 def test_a_bag_is_a_source_of_frames(tmp_path, night):
     write_bag(tmp_path / 'bag', [night[0], night[1], night[0]])
-    source = media.open_source(tmp_path / 'bag')
+    source = sources.open_source(tmp_path / 'bag')
     assert (source.kind, source.count, source.rate) == ('bag', 3, pytest.approx(10.0, rel=0.01))
     for frame, expected in zip(source.frames, (night[0], night[1], night[0]), strict=True):
         np.testing.assert_array_equal(frame, expected)
-    jpeg = media.open_source(tmp_path / 'bag', '/jpeg')
+    jpeg = sources.open_source(tmp_path / 'bag', '/jpeg')
     assert cv2.PSNR(next(jpeg.frames), night[0]) > 30
     with pytest.raises(ValueError, match='its image topics: /jpeg, /raw'):
-        media.open_source(tmp_path / 'bag', '/rear')
+        sources.open_source(tmp_path / 'bag', '/rear')
 
 
 def test_a_bag_that_begins_with_depth_gives_its_colour_camera(tmp_path, night):
     write_bag(tmp_path / 'bag', [night[0]] * 2, depth_first=True)
-    source = media.open_source(tmp_path / 'bag')
+    source = sources.open_source(tmp_path / 'bag')
     np.testing.assert_array_equal(next(source.frames), night[0])
     with pytest.raises(
         ValueError, match=r'no topic /depth .*its image topics: /depth, /jpeg, /raw'
     ):
-        media.open_source(tmp_path / 'bag', '/depth')
+        sources.open_source(tmp_path / 'bag', '/depth')
 
 
 def test_frames_of_a_bag_that_cannot_be_decoded_are_skipped_and_said(tmp_path, night, monkeypatch):
-    from dap_led_ros.evaluation import codec
+    from dap_led_ros.replay import codec
 
     write_bag(tmp_path / 'bag', [night[0]] * 4)
-    source = media.open_source(tmp_path / 'bag')
+    source = sources.open_source(tmp_path / 'bag')
     decode, calls = codec.Decoder.decode, []
 
     def decode_but_the_second(decoder, data):
         calls.append(data)
         if len(calls) == 2:
-            raise media.image_codec.MalformedImageError('broken')
+            raise image_codec.MalformedImageError('broken')
         return decode(decoder, data)
 
     monkeypatch.setattr(codec.Decoder, 'decode', decode_but_the_second)
@@ -178,7 +178,7 @@ def test_a_broken_bag_is_said_so(tmp_path):
     (tmp_path / 'bag').mkdir()
     (tmp_path / 'bag' / 'metadata.yaml').write_text('nonsense: 1')
     with pytest.raises(ValueError, match='cannot be read as a bag'):
-        media.open_source(tmp_path / 'bag')
+        sources.open_source(tmp_path / 'bag')
 
 
 def test_the_command_is_on_the_path_of_the_environment():

@@ -16,9 +16,9 @@ pytest.importorskip('plotly', reason='plotly is not installed')
 from rosbags.rosbag2 import StoragePlugin, Writer
 from test_replay import IMAGE, STORE, header, image, run
 
-from dap_led_ros.evaluation import odometry
-from dap_led_ros.evaluation.pairs import Pair
-from dap_led_ros.evaluation.recording import Recording
+from dap_led_ros.replay import odometry
+from dap_led_ros.replay.pairs import Pair
+from dap_led_ros.replay.recording import Recording
 
 WIDTH, HEIGHT, FOCAL = 640, 480, 500.0
 K = np.array([[FOCAL, 0, WIDTH / 2], [0, FOCAL, HEIGHT / 2], [0, 0, 1]])

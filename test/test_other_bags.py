@@ -21,7 +21,7 @@ from mcap.writer import Writer as McapWriter
 from test_bags import QUICK
 from test_replay import IMAGE, STORE, header, image, run, small_frames, write
 
-from dap_led_ros.evaluation.recording import Recording
+from dap_led_ros.replay.recording import Recording
 
 
 def write_ros1(path: Path, frames: int = 3) -> None:
@@ -205,9 +205,9 @@ def write_foxglove(
 
 
 def test_protobuf_and_video_of_foxglove_go_through(tmp_path, monkeypatch):
-    from dap_led_ros.evaluation import enhancing
+    from dap_led_ros.replay import enhance
 
-    monkeypatch.setattr(enhancing, 'PART_FRAMES', 3)  # a video is not cut between key frames
+    monkeypatch.setattr(enhance, 'PART_FRAMES', 3)  # a video is not cut between key frames
     write_foxglove(tmp_path / 'bag.mcap')
     out = tmp_path / 'out'
     assert run('replay', tmp_path / 'bag.mcap', '--out', out) == 0
@@ -224,7 +224,7 @@ def test_protobuf_and_video_of_foxglove_go_through(tmp_path, monkeypatch):
         assert kinds[f'/{name}/enhanced/data'] == 'sensor_msgs/msg/CompressedImage'
     assert kinds['/CompressedVideo/data'] == 'protobuf foxglove.CompressedVideo'
     assert set(bag.counts.values()) == {9}
-    from dap_led_ros.evaluation.codec import Decoder
+    from dap_led_ros.replay.codec import Decoder
 
     decoders = {topic: Decoder(topic) for topic in bag.topics if 'PointCloud' not in topic.name}
     sums = Counter()

@@ -22,8 +22,8 @@ from sensor_msgs.msg import Image
 from std_srvs.srv import SetBool
 from test_replay import FRAMES, write
 
-from dap_led_ros.evaluation.graph_metrics import graph_metrics
 from dap_led_ros.nodes import environment
+from dap_led_ros.replay.graph_metrics import graph_metrics
 
 PROFILE = Path(__file__).parent.parent / 'config' / environment.PROFILE
 PLAYER = str(Path(__file__).parent.parent / 'dap_led_ros' / 'nodes' / 'player.py')

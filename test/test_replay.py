@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import errno
 import functools
 import json
@@ -31,13 +30,15 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from ruamel.yaml import YAML
 
-from dap_led_ros import image_codec, sample
-from dap_led_ros.evaluation import codec, enhancing, recording, replay, segments, tally
-from dap_led_ros.evaluation.background import in_background
-from dap_led_ros.evaluation.commands import add_commands
-from dap_led_ros.evaluation.recording import Recording
+from dap_led_ros import cli, image_codec, sample
+from dap_led_ros.cli.replay import typed
 from dap_led_ros.inference import Enhancer, fastest
 from dap_led_ros.inference.stream import Stream
+from dap_led_ros.replay import codec, enhance, recording, segments, tally
+from dap_led_ros.replay import run as replay
+from dap_led_ros.replay.background import in_background
+from dap_led_ros.replay.options import ReplayOptions
+from dap_led_ros.replay.recording import Recording
 
 IMAGE, COMPRESSED = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'
 CUSTOM = 'nobody_msgs/msg/Odd'
@@ -56,19 +57,13 @@ CAMERAS = ('/front/image_raw', '/rear/image_raw/compressed', '/left/mono')
 FRAMES = 12
 
 
-def options_of(*words: object) -> argparse.Namespace:
+def options_of(*words: object) -> ReplayOptions:
     """Of one recording."""
-    parser = argparse.ArgumentParser()
-    add_commands(parser.add_subparsers(required=True))
-    options = parser.parse_args([str(word) for word in words])
-    options.bag = options.bag[0]
-    return options
+    return typed(cli.parser().parse_args([str(word) for word in words]))
 
 
 def run(*words: object) -> int:
-    parser = argparse.ArgumentParser()
-    add_commands(parser.add_subparsers(required=True))
-    options = parser.parse_args([str(word) for word in words])
+    options = cli.parser().parse_args([str(word) for word in words])
     return options.run(options)
 
 
@@ -463,7 +458,7 @@ def test_parts_are_the_recording(tmp_path, storage, whole):
 
 def test_segments_are_the_same_whoever_writes_them(tmp_path, monkeypatch):
     """In order by one process, or in any order by several: as on a cluster, and as resumed."""
-    monkeypatch.setattr(enhancing, 'PART_FRAMES', 5)
+    monkeypatch.setattr(enhance, 'PART_FRAMES', 5)
     bag = split_bag(tmp_path, 10)
     words = ['replay', bag, '--topic', '/front/image_raw', '--topic', '/left/mono', '--no-video']
     assert run(*words, '--out', tmp_path / 'one') == 0
@@ -517,7 +512,7 @@ def test_a_packed_recording_is_unpacked_once(tmp_path, monkeypatch):
 )
 def test_a_full_disk_is_said_and_gone_on_from(tmp_path, monkeypatch, error):
     write(tmp_path / 'bag', 'mcap', frames=4)
-    monkeypatch.setattr(enhancing, 'PART_FRAMES', 2)
+    monkeypatch.setattr(enhance, 'PART_FRAMES', 2)
     words = ['replay', tmp_path / 'bag', '--out', tmp_path / 'out', '--topic', '/front/image_raw']
     write_message = segments.Segment.write
 
@@ -534,7 +529,7 @@ def test_a_full_disk_is_said_and_gone_on_from(tmp_path, monkeypatch, error):
 
 
 def test_a_track_outlives_an_interruption(tmp_path, monkeypatch):
-    monkeypatch.setattr(enhancing, 'PART_FRAMES', 4)
+    monkeypatch.setattr(enhance, 'PART_FRAMES', 4)
     write(tmp_path / 'bag', 'mcap')
     words = ['replay', tmp_path / 'bag', '--out', tmp_path / 'out', '--topic', '/front/image_raw']
     words += ['--no-features', '--no-video', '--detect', 'a.onnx']
@@ -567,8 +562,8 @@ def test_a_track_outlives_an_interruption(tmp_path, monkeypatch):
 
 def test_a_segment_for_each_frame(tmp_path, monkeypatch):
     written = write(tmp_path / 'bag', 'mcap', frames=2)
-    monkeypatch.setattr(enhancing, 'PART_FRAMES', 1)
-    monkeypatch.setattr(enhancing, '_METADATA', 1e9)  # written once more, at the end
+    monkeypatch.setattr(enhance, 'PART_FRAMES', 1)
+    monkeypatch.setattr(enhance, '_METADATA', 1e9)  # written once more, at the end
     out = tmp_path / 'out'
     assert run('replay', tmp_path / 'bag', '--out', out, '--topic', '/front/image_raw') == 0
     found, _ = read_with_rosbags(out / 'bag')
@@ -587,7 +582,7 @@ def test_a_kill_between_journal_and_metadata_costs_nothing(tmp_path, monkeypatch
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(enhancing.segments, 'write_metadata', die)
+        patch.setattr(enhance.segments, 'write_metadata', die)
         run(*words)
     assert run(*words, '--resume') == 0
     found, _ = read_with_rosbags(tmp_path / 'out' / 'bag')
@@ -596,7 +591,7 @@ def test_a_kill_between_journal_and_metadata_costs_nothing(tmp_path, monkeypatch
 
 def test_a_frame_that_cannot_be_encoded_is_passed_through(tmp_path, monkeypatch):
     written = write(tmp_path / 'bag', 'mcap', frames=3)
-    encode, calls = enhancing.encode, []
+    encode, calls = enhance.encode, []
 
     def encode_but_the_second(*arguments):
         calls.append(arguments)
@@ -604,7 +599,7 @@ def test_a_frame_that_cannot_be_encoded_is_passed_through(tmp_path, monkeypatch)
             raise image_codec.UnsupportedEncodingError('no such size')
         return encode(*arguments)
 
-    monkeypatch.setattr(enhancing, 'encode', encode_but_the_second)
+    monkeypatch.setattr(enhance, 'encode', encode_but_the_second)
     out = tmp_path / 'out'
     options = ['--topic', '/front/image_raw', '--no-video', '--no-features']
     assert run('replay', tmp_path / 'bag', '--out', out, *options) == 0
@@ -669,14 +664,14 @@ def test_a_truncated_recording_is_read_as_far_as_it_goes(tmp_path, storage, caps
 
 @pytest.mark.parametrize('how', [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_run_is_whole_and_goes_on(tmp_path, how, monkeypatch):
-    monkeypatch.setattr(enhancing, 'PART_FRAMES', 5)
+    monkeypatch.setattr(enhance, 'PART_FRAMES', 5)
     written = write(tmp_path / 'bag', 'mcap', frames=60)
     out = tmp_path / 'out'
     words = ['replay', tmp_path / 'bag', '--out', out, '--topic', '/front/image_raw']
     words += ['--no-video', '--no-features']
     program = (
         'import sys, runpy; sys.path.insert(0, sys.argv.pop(1)); import test_replay; '
-        'test_replay.enhancing.PART_FRAMES = 5; sys.exit(test_replay.run(*sys.argv[1:]))'
+        'test_replay.enhance.PART_FRAMES = 5; sys.exit(test_replay.run(*sys.argv[1:]))'
     )
     process = subprocess.Popen(
         [sys.executable, '-c', program, str(Path(__file__).parent), *map(str, words)],

@@ -24,17 +24,12 @@ import browser
 from conftest import wait_until
 from test_replay import CAMERAS, FRAMES, done, run, small_frames, write  # noqa: F401, done
 
-from dap_led_ros.evaluation import (
-    compare,
-    measures,
-    measuring,
-    report,
-    segments,
-    tally,
-)
-from dap_led_ros.evaluation import page as pages
-from dap_led_ros.evaluation.tally import Tally
 from dap_led_ros.inference import Enhancer
+from dap_led_ros.metrics import intervals, matching
+from dap_led_ros.metrics.luma import luma
+from dap_led_ros.replay import compare, measure, measures, report, segments, tally
+from dap_led_ros.replay import page as pages
+from dap_led_ros.replay.tally import Tally
 
 
 def basic(grey: np.ndarray) -> dict[str, float]:
@@ -71,7 +66,7 @@ def test_ssim_is_that_of_the_training(night):
 
 
 def test_features_of_a_shifted_picture_agree(night):
-    grey = measures.luma(night[1])
+    grey = luma(night[1])
     features = measures.Features()
     first = features.measure(grey[20:-20, 20:-20])
     moved = features.measure(grey[14:-26, 11:-29])
@@ -84,7 +79,7 @@ def test_features_of_a_shifted_picture_agree(night):
 
 
 def test_objects_are_followed():
-    tracks = measures.Tracks()
+    tracks = matching.Tracks()
     box = np.array([0.0, 0.0, 10.0, 10.0])
     for step in range(5):
         assert tracks.follow(np.array([box + step, box + 100]), np.array([2, 7])) == []
@@ -101,11 +96,11 @@ def test_the_interval_covers_what_it_says():
     covered = 0
     for _ in range(200):
         smooth = np.convolve(rng.normal(0, 1, 305), np.ones(6) / 6, 'valid')
-        found = measures.paired(np.zeros(300), smooth + 0.3, draws=400)
+        found = intervals.paired(np.zeros(300), smooth + 0.3, draws=400)
         covered += found.low <= 0.3 <= found.high
     assert 170 <= covered <= 199
-    assert not measures.paired([1.0], [2.0]).sure
-    assert measures.paired(np.zeros(50), np.ones(50)).sure
+    assert not intervals.paired([1.0], [2.0]).sure
+    assert intervals.paired(np.zeros(50), np.ones(50)).sure
 
 
 def test_json_and_csv_hold_every_frame(done):  # noqa: F811
@@ -447,12 +442,12 @@ def test_true_detections_at_a_precision():
         ['car', 0.5, 20, 0, 30, 10],  # true
         ['bus', 0.3, 50, 0, 60, 10],  # of what the reference is not sure of
     ]
-    judged = measures.true_positives(found, truth)
+    judged = matching.true_positives(found, truth)
     counts = Counter(judged)
     assert judged == [(0.8, True), (0.7, False), (0.6, False), (0.5, True), (0.3, False)]
-    assert [measures.most_true(counts, share) for share in (1.0, 0.5, 0.4, 0.1)] == [1, 2, 2, 2]
-    assert measures.most_true(Counter([(0.5, True), (0.5, False)]), 0.9) == 0
-    assert measures.most_true(Counter(), 0.5) == 0
+    assert [matching.most_true(counts, share) for share in (1.0, 0.5, 0.4, 0.1)] == [1, 2, 2, 2]
+    assert matching.most_true(Counter([(0.5, True), (0.5, False)]), 0.9) == 0
+    assert matching.most_true(Counter(), 0.5) == 0
 
 
 @pytest.mark.parametrize(
@@ -507,7 +502,7 @@ def test_reasons_that_differ_in_numbers_are_one():
 def test_changed_least_shows_other_scenes():
     camera = Tally()
     for index in range(200):
-        values = {side: {'brightness': 9.0} for side in measuring.SIDES}
+        values = {side: {'brightness': 9.0} for side in measure.SIDES}
         change = abs(index - 100)
         camera.add({'time': index, 'outcome': 'enhanced', 'change': change, 'harm': 0.0} | values)
     chosen = sorted(index for _, index in pages.choose({'/c': camera})['changed least'])

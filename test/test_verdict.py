@@ -13,9 +13,10 @@ pytest.importorskip('plotly', reason='plotly is not installed')
 
 from test_replay import run, write
 
-from dap_led_ros.evaluation import measures, measuring, requirements, verdict
-from dap_led_ros.evaluation.pairs import Pair
-from dap_led_ros.evaluation.tally import Tally
+from dap_led_ros.metrics.luma import luma
+from dap_led_ros.replay import measure, requirements, verdict
+from dap_led_ros.replay.pairs import Pair
+from dap_led_ros.replay.tally import Tally
 
 
 def judged(base: dict[str, float], after: dict[str, float]) -> dict[str, object]:
@@ -40,7 +41,7 @@ def test_help_and_harm_name_what_they_are_of():
 def test_auto_is_one_gain_as_bright_as_the_enhanced_frame(night):
     dark, bright = night
     auto = verdict.auto(dark, bright)
-    assert measures.luma(auto).mean() == pytest.approx(measures.luma(bright).mean(), rel=0.02)
+    assert luma(auto).mean() == pytest.approx(luma(bright).mean(), rel=0.02)
     # One number for all pixels: equal values stay equal, and greater ones are not less.
     table = {}
     for before, after in zip(dark[::7, ::7].ravel().tolist(), auto[::7, ::7].ravel().tolist()):
@@ -54,7 +55,7 @@ def test_exposure_does_not_pass_for_quality(night):
     """A run that only brightens has the contrast, sharpness and noise that it had before."""
     dark = cv2.convertScaleAbs(night[1], alpha=0.3)
     brighter = cv2.convertScaleAbs(dark, alpha=2.5)
-    row = measuring.basic(Pair({}, dark, brighter))
+    row = measure.basic(Pair({}, dark, brighter))
     for name in ('contrast', 'sharpness', 'noise'):
         assert row['after'][name] == pytest.approx(row['before'][name], rel=0.1), name
         assert row['after'][name] == pytest.approx(row['auto'][name], rel=0.05), name

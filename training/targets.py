@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dap_led_ros.metrics.luma import LUMA
 from dap_led_training.losses import is_degraded
 
-LUMA = (0.299, 0.587, 0.114)
-"""BT.601 weights of R, G and B."""
 CELL = 8
 """Pixels; in the mean of such cells there is little noise."""
 USABLE = 0.05

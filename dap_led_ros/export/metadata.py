@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -115,6 +116,4 @@ def revision() -> str:
         subprocess.run(tracked, capture_output=True, check=True)
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        from importlib.metadata import version
-
         return version('dap_led_ros')

@@ -9,6 +9,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from dap_led_ros.inference import weights
+from dap_led_ros.inference.backends.onnx import (
+    OPENVINO,
+    PROVIDERS,
+    OnnxBackend,
+    wanted_providers,
+)
+from dap_led_ros.inference.backends.openvino import OpenVinoBackend
+from dap_led_ros.inference.backends.torch import TorchBackend
 from dap_led_ros.inference.frames import Enhanced, check, to_frame, to_planes, to_tensor
 from dap_led_ros.inference.history import Fused
 from dap_led_ros.inference.scorer import DegradationScorer
@@ -93,21 +101,10 @@ class Enhancer:
             raise ValueError(f'threads is {threads}: use 0 or more')
         path = weights.find(model)
         if path.suffix == '.safetensors':
-            from dap_led_ros.inference.backends.torch import TorchBackend
-
             return cls(TorchBackend(path, device, threads, precision, compiled, tile), path.stem)
         if misplaced := _of_checkpoints(path.name, precision, tile, compiled):
             raise ValueError(misplaced)
-        from dap_led_ros.inference.backends.onnx import (
-            OPENVINO,
-            PROVIDERS,
-            OnnxBackend,
-            wanted_providers,
-        )
-
         if device in OPENVINO:
-            from dap_led_ros.inference.backends.openvino import OpenVinoBackend
-
             path = weights.in_int8(model) or path if device == 'openvino' else path
             return cls(OpenVinoBackend(path, device, threads), path.stem)
         if wanted_providers(device) == PROVIDERS['cpu']:

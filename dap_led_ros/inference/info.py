@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from dap_led_ros.inference.backends.onnx import runtime
+
 
 def describe(path: Path) -> dict[str, str]:
     """Metadata, inputs and outputs of an .onnx file, or the header of a .safetensors file.
@@ -16,8 +18,6 @@ def describe(path: Path) -> dict[str, str]:
     size = {'file': str(path), 'size': f'{path.stat().st_size / 1e6:.2f} MB'}
     if path.suffix == '.safetensors':
         return size | _checkpoint(path)
-    from dap_led_ros.inference.backends.onnx import runtime
-
     onnxruntime = runtime()
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -42,7 +42,7 @@ _TOE = 0.04045
 _LEAST = 2e-5
 _LOG_BLACK = math.log(_LEAST / 12.92)
 _LOG_TOE = 2.4 * math.log((_TOE + SRGB_BLACK) / 1.055)
-_LUMA = (0.2126, 0.7152, 0.0722)
+_LUMINANCE = (0.2126, 0.7152, 0.0722)
 _STOPS = tuple(range(-8, 6))
 """Edges of the histogram, in stops from the geometric mean."""
 _BANDS = (-3.0, -1.0, 1.0)
@@ -165,7 +165,7 @@ def statistics(frame: Tensor, means: Means = cell_means) -> tuple[Tensor, Tensor
     """
     cells = means(frame)
     light = torch.exp(log_light(cells))
-    luma = sum(weight * light[:, i : i + 1] for i, weight in enumerate(_LUMA))
+    luma = sum(weight * light[:, i : i + 1] for i, weight in enumerate(_LUMINANCE))
     logs = torch.log(luma + _FLOOR * luma.mean((1, 2, 3), keepdim=True) + 1e-7)
     log_mean = logs.mean((1, 2, 3), keepdim=True)
     stops = (logs - log_mean) / math.log(2)

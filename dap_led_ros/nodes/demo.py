@@ -26,7 +26,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image
 from tqdm import tqdm
 
-from dap_led_ros import image_codec, media, pictures, sample
+from dap_led_ros import image_codec, media, pictures, sample, sources
 from dap_led_ros.nodes import environment
 
 NAMESPACE = 'dap_led_demo'
@@ -157,7 +157,7 @@ def _load(options: argparse.Namespace) -> tuple[list[Shot], float, str]:
             unit='frame',
         )
         return [Shot(*pair) for pair in pairs], sample.RATE, 'the sample night sequence'
-    source = media.open_source(options.input, options.topic)
+    source = sources.open_source(options.input, options.topic)
     shots, size = [], 0
     for frame in itertools.islice(source.frames, options.frames):
         shots.append(Shot(pictures.eight_bit(frame), None))

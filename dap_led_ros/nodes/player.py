@@ -23,11 +23,11 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from std_srvs.srv import SetBool
 
-from dap_led_ros.evaluation.codec import enhanced_name
-from dap_led_ros.evaluation.graph_metrics import graph_metrics
-from dap_led_ros.evaluation.recording import COMPRESSED_IMAGE, IMAGE, Recording, Topic
 from dap_led_ros.nodes import running
 from dap_led_ros.nodes.arguments import usage, warn_of_misfits
+from dap_led_ros.replay.codec import enhanced_name
+from dap_led_ros.replay.graph_metrics import graph_metrics
+from dap_led_ros.replay.recording import COMPRESSED_IMAGE, IMAGE, Recording, Topic
 
 CLOCK_PERIOD = 0.01  # seconds between two /clock, steady
 PATIENCE = 30.0  # seconds to wait for the enhancing node

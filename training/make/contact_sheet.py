@@ -15,7 +15,8 @@ import numpy as np
 
 from dap_led_ros.inference import Enhancer
 from dap_led_ros.inference.stream import Stream
-from dap_led_ros.media import find_images, open_source, write_image
+from dap_led_ros.media import find_images, write_image
+from dap_led_ros.sources import open_source
 from dap_led_training import configuration
 from dap_led_training.data.photographs import FOLDERS, find_photographs, read_rgb, spread
 from dap_led_training.measure.methods import auto

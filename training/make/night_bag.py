@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 from rosbags.rosbag2 import StoragePlugin, Writer
 
-from dap_led_ros.evaluation.recording import IMAGE, STORE
-from dap_led_ros.media import open_source
+from dap_led_ros.replay.recording import IMAGE, STORE
+from dap_led_ros.sources import open_source
 from dap_led_training import configuration
 from dap_led_training.night.independent import night
 

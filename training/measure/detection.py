@@ -26,8 +26,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from dap_led_ros.media import open_source
 from dap_led_ros.photometry import linear_to_srgb, srgb_to_linear, to_uint8
+from dap_led_ros.sources import open_source
 from dap_led_training import configuration
 from dap_led_training.data.photographs import FOLDERS, find_photographs
 from dap_led_training.measure.methods import Method, load_methods

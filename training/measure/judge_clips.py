@@ -16,11 +16,12 @@ import cv2
 import numpy as np
 
 from dap_led_ros import sample
-from dap_led_ros.evaluation import measures
 from dap_led_ros.inference import Enhancer
 from dap_led_ros.inference.history import History
 from dap_led_ros.inference.stream import StreamSettings
+from dap_led_ros.metrics.luma import luma
 from dap_led_ros.photometry import linear_to_srgb, srgb_to_linear, to_uint8
+from dap_led_ros.replay import measures
 from dap_led_training.data import judge_photographs
 from dap_led_training.data.photographs import read_rgb
 from dap_led_training.measure import judge_clips_generator as generator
@@ -170,7 +171,7 @@ def _flicker(frames: list[np.ndarray], references: list[np.ndarray]) -> float:
 
 def _inliers(frames: list[np.ndarray]) -> float:
     orb = measures.Features()
-    found = [orb.measure(measures.luma(frame)) for frame in _later(frames)]
+    found = [orb.measure(luma(frame)) for frame in _later(frames)]
     return float(np.mean([one['inliers'] for one in found[1:]]))
 
 

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from dap_led_ros.inference import Enhancer
+from dap_led_ros.metrics.baselines import clahe
 
 Method = Callable[[np.ndarray], np.ndarray]
 """(H, W, 3) uint8 RGB -> the enhanced frame, of the same shape and type."""
@@ -29,9 +30,7 @@ def auto(frame: np.ndarray, mean: float = AUTO_MEAN) -> np.ndarray:
 
 def clahe_and_gamma(frame: np.ndarray) -> np.ndarray:
     """The classical baseline: CLAHE on lightness, then a gamma that lifts the mean to 0.4."""
-    lab = cv2.cvtColor(frame, cv2.COLOR_RGB2LAB)
-    lab[..., 0] = cv2.createCLAHE(3.0, (8, 8)).apply(lab[..., 0])
-    image = cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
+    image = clahe(frame)
     gamma = np.log(0.4) / np.log(np.clip(image.mean() / 255, 0.02, 0.98))
     table = (255 * (np.arange(256) / 255) ** min(gamma, 1.0) + 0.5).astype(np.uint8)
     return cv2.LUT(image, table)

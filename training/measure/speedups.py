@@ -26,10 +26,10 @@ from torch.utils._pytree import tree_leaves
 
 from dap_led_ros import sample
 from dap_led_ros.checkpoints import checkpoint
+from dap_led_ros.cli.arguments import size
 from dap_led_ros.inference import Enhancer, weights
 from dap_led_ros.inference.backends.torch import MIN_TILE
 from dap_led_ros.inference.heatmap_cache import Heatmaps
-from dap_led_ros.model_commands import size
 from dap_led_training import configuration
 
 Shortcut = Callable[[np.ndarray], np.ndarray]

@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 
 from dap_led_ros.photometry import (
-    LUMA,
+    LUMINANCE,
     average_over_path,
     linear_to_srgb,
     look_up,
@@ -196,7 +196,7 @@ def _darken(
     if law == 'linear':
         drawn['exposure'] = factor = log_uniform(rng, config.exposure)
         # A scene that is dark already keeps more of its light: no camera exposes it to nothing.
-        mean = max(float((radiance @ LUMA).mean()), 1e-3)
+        mean = max(float((radiance @ LUMINANCE).mean()), 1e-3)
         dark = radiance * min(1.0, max(factor, 0.002 / mean))
     elif law == 'gamma':
         drawn['gamma'] = power = rng.uniform(*config.gamma)
@@ -214,7 +214,7 @@ def _darken(
         dark = dark * _smooth_field(dark.shape[:2], config.uneven_sigma, rng)[..., None]
     if rng.random() < config.colour_cast:
         cast = np.exp(rng.normal(0, config.colour_cast_sigma, 3)).astype(np.float32)
-        dark = dark * (cast / (cast @ LUMA))
+        dark = dark * (cast / (cast @ LUMINANCE))
     if rng.random() < config.keep_highlights:
         # LOL-Blur keeps near-white pixels and reverses their clipping (LEDNet, section 3).
         gain = log_uniform(rng, (1.0, 3.0))

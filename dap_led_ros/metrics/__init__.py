@@ -1,0 +1,1 @@
+"""Metrics of frames, boxes and means, for training and replay alike; NumPy and OpenCV only."""
