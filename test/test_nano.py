@@ -10,7 +10,6 @@ torch = pytest.importorskip('torch', reason="no torch: pip install 'dap_led_ros[
 from dap_led_ros import export
 from dap_led_ros.export import onnx_export
 from dap_led_ros.inference import Enhancer, weights
-from dap_led_ros.inference.backends import onnx as onnx_backend
 from dap_led_ros.models.nano import PRESETS, Nano
 from dap_led_training.measure import metrics
 
@@ -127,7 +126,7 @@ def test_with_a_gpu_the_name_stands_for_the_float_file(monkeypatch):
         def __init__(self, path, device, threads):
             asked.append(path.name)
 
-    monkeypatch.setattr(onnx_backend, 'OnnxBackend', Backend)
+    monkeypatch.setattr('dap_led_ros.inference.enhancer.OnnxBackend', Backend)
     available = ['CUDAExecutionProvider', 'CPUExecutionProvider']
     monkeypatch.setattr('onnxruntime.get_available_providers', lambda: available)
     for device in ('auto', 'cuda', 'cpu'):
